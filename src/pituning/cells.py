@@ -1,0 +1,106 @@
+"""The cells of a row, whatever the file format, as an example."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pituning.errors import TaskError
+from pituning.example import Example
+
+INPUTS = ("text_a", "text_b", "image", "image_path", "file_name")
+ANSWERS = ("label", "references", "bbox")
+FIELDS = INPUTS + ANSWERS
+"""Our column names. `image` holds bytes (Parquet) or base64; `image_path` and `file_name` hold a path
+relative to the table."""
+
+
+def read_row(cells: Mapping[str, Any], folder: Path) -> Example:
+    """The example that a row of `cells` (our column name -> value) describes; paths start at `folder`.
+
+    Raises:
+        TaskError: a cell of the wrong type, a box that is none, an image file that is not there.
+
+    Example:
+        >>> read_row({"text_a": "2 + 2", "label": 4}, Path()).label
+        '4'
+    """
+    image = _image(cells.get("image"))
+    file = _text(cells.get("image_path")) or _text(cells.get("file_name"))
+    if image is None and file is not None:
+        try:
+            image = (folder / file).read_bytes()
+        except OSError as fault:
+            raise TaskError(
+                "a path to an image must lead, from its table, to a file",
+                f"{file!r} ({fault.strerror})",
+                "Mend the path, or add the file.",
+            ) from fault
+    return Example(
+        text_a=_text(cells.get("text_a")),
+        text_b=_text(cells.get("text_b")),
+        image=image,
+        label=_text(cells.get("label")),
+        references=_references(cells.get("references")),
+        bbox=_box(cells.get("bbox")),
+    )
+
+
+def _text(cell: Any) -> str | None:
+    """A cell as text: an empty cell is None, a truth value "true" or "false", 4.0 is "4"."""
+    if cell is None or cell == "" or cell != cell:
+        return None
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    if isinstance(cell, list | dict | bytes):
+        raise TaskError(
+            "a text cell must be text or a number", f"a {type(cell).__name__}", "Write one text a cell."
+        )
+    return str(cell)
+
+
+def _references(cell: Any) -> tuple[str, ...]:
+    """A list, a list written as JSON (CSV), or one text."""
+    if isinstance(cell, str) and cell.startswith("["):
+        with contextlib.suppress(json.JSONDecodeError):  # else a text that begins with a bracket
+            cell = json.loads(cell)
+    texts = [_text(item) for item in (cell if isinstance(cell, list) else [cell])]
+    return tuple(text for text in texts if text is not None)
+
+
+def _box(cell: Any) -> tuple[float, float, float, float] | None:
+    """Four numbers in a list, or written as text with commas or blanks between them."""
+    if cell is None or cell == "":
+        return None
+    parts = re.split(r"[,\s]+", cell.strip("[]() ")) if isinstance(cell, str) else cell
+    try:
+        x0, y0, x1, y1 = map(float, parts)
+    except (TypeError, ValueError) as fault:
+        raise TaskError("bbox must be four numbers", f"{cell!r}", "Write x0, y0, x1, y1.") from fault
+    return (x0, y0, x1, y1)
+
+
+def _image(cell: Any) -> bytes | None:
+    """Bytes, base64 (also as a data URL), or the {bytes, path} of Hugging Face datasets."""
+    if isinstance(cell, dict):
+        cell = cell.get("bytes")
+    if cell is None or cell == "":
+        return None
+    if isinstance(cell, bytes):
+        return cell
+    try:
+        return base64.b64decode("".join(cell.split(",")[-1].split()), validate=True)
+    except (AttributeError, binascii.Error, ValueError) as fault:
+        raise TaskError(
+            "an image cell must be bytes or base64",
+            f"{str(cell)[:40]!r}",
+            "Put the path of an image file under file_name instead.",
+        ) from fault

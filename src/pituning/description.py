@@ -1,0 +1,206 @@
+"""`task.yaml` or `task.json`: what a task folder says about itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pituning.cells import FIELDS
+from pituning.errors import TaskError
+from pituning.spelling import did_you_mean
+
+SPLITS: Mapping[str, str] = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""Every accepted name of a split, and the split it means."""
+
+_FILES = ("task.yaml", "task.yml", "task.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A checked task file. None = not said, to be inferred from the data.
+
+    Attributes:
+        folder: where the data files are.
+        labels: label -> the text a model reads for it, in the order of the file; empty = free-form answers.
+        columns: our column name -> the file's column name.
+        splits: train, validation or test -> the path of its table or image folder.
+    """
+
+    folder: Path
+    name: str
+    modality: str | None = None
+    kind: str | None = None
+    metric: str | None = None
+    prompt: str | None = None
+    labels: Mapping[str, str] | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, Path] = field(default_factory=dict)
+
+
+def read_description(path: Path) -> Description:
+    """Read the task file at `path`, or in the folder `path`. Other keys (licence ...) are left alone.
+
+    Raises:
+        TaskError: no such file or folder, several task files, broken YAML or JSON (with its line), a key
+            that is nearly ours, a value of the wrong type, an unknown column or split.
+    """
+    file = _task_file(path)
+    content = _parse(file)
+    known = {entry.name for entry in fields(Description)} - {"folder"} | {"candidates"}
+    faults = [_misspelt(file, key, known) for key in content if _is_near(key, known)]
+    if content.get("labels") is not None and content.get("candidates") is not None:
+        given = f"both in {file.name}"
+        faults.append(TaskError("labels and candidates are one setting", given, "Keep one of them."))
+    texts = {key: _optional_text(content, key, faults) for key in ("modality", "kind", "metric", "prompt")}
+    labels = _labels(content, file, faults)
+    columns = _mapping(content, "columns", FIELDS, faults)
+    named = _mapping(content, "splits", tuple(SPLITS), faults)
+    twice = {key for key in named if [SPLITS[other] for other in named].count(SPLITS[key]) > 1}
+    if twice:
+        faults.append(TaskError("a split must be named once", f"splits {sorted(twice)}", "Keep one of them."))
+    TaskError.collect(faults)
+    return Description(
+        folder=file.parent,
+        name=_optional_text(content, "name", faults) or file.resolve().parent.name,
+        labels=labels,
+        columns=columns,
+        splits={SPLITS[key]: file.parent / value for key, value in named.items()},
+        **texts,
+    )
+
+
+def _task_file(path: Path) -> Path:
+    if path.is_file():
+        if path.suffix in {".yaml", ".yml", ".json"}:
+            return path
+        raise TaskError(
+            "a task must be a folder or its task.yaml or task.json",
+            str(path),
+            f"Put a task.yaml beside {path.name} and give the folder.",
+        )
+    if not path.is_dir():
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")]) if path.name else ""
+        raise TaskError(
+            "a task must be an existing folder", f"{path}, which does not exist", f"{near}Check the path."
+        )
+    found = [path / name for name in _FILES if (path / name).is_file()]
+    if len(found) != 1:
+        raise TaskError(
+            "a task folder must hold one task.yaml or task.json",
+            f"{path} with {' and '.join(file.name for file in found) or 'neither'}",
+            "Keep one of them."
+            if found
+            else "Write a task.yaml; `kind: text-classification` is enough where the "
+            "columns are text_a and label.",
+        )
+    return found[0]
+
+
+def _parse(file: Path) -> Mapping[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except json.JSONDecodeError as fault:
+        raise _invalid(file, f"line {fault.lineno}: {fault.msg}") from fault
+    except yaml.MarkedYAMLError as fault:
+        line = fault.problem_mark.line + 1 if fault.problem_mark else 1
+        raise _invalid(file, f"line {line}: {fault.problem}") from fault
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as fault:
+        raise _invalid(file, f"{type(fault).__name__}: {fault}") from fault
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise _invalid(file, f"{type(content).__name__} at the top")
+    return content
+
+
+def _invalid(file: Path, given: str) -> TaskError:
+    language = "JSON" if file.suffix == ".json" else "YAML"
+    return TaskError(
+        f"{file.name} must be {language} that maps names to values", f"{file} {given}", "Mend that line."
+    )
+
+
+def _is_near(key: str, known: set[str]) -> bool:
+    return key not in known and any({key + "s", key.rstrip("s"), key.lower()} & {name} for name in known)
+
+
+def _misspelt(file: Path, key: str, known: set[str]) -> TaskError:
+    return TaskError(
+        "the keys of a task file must be spelt as documented",
+        f"key {key!r} in {file.name}",
+        f"{did_you_mean(key.lower(), sorted(known))}Rename it.",
+    )
+
+
+def _optional_text(content: Mapping[str, Any], key: str, faults: list[TaskError]) -> str | None:
+    value = content.get(key)
+    if value is None or isinstance(value, str):
+        return value or None
+    if key == "name" and isinstance(value, int):
+        return str(value)
+    faults.append(TaskError(f"{key} must be text", f"{value!r}", f"Write {key} as text."))
+    return None
+
+
+def _labels(content: Mapping[str, Any], file: Path, faults: list[TaskError]) -> Mapping[str, str] | None:
+    value = content.get("labels")
+    if value is None:
+        value = content.get("candidates")
+    if value is None:
+        return None
+    names = list(value) if isinstance(value, list | dict) else [value]
+    texts = list(value.values()) if isinstance(value, dict) else []
+    odd = [x for x in names + texts if isinstance(x, bool) or not isinstance(x, str | int | float)]
+    if odd or not isinstance(value, list | dict):
+        faults.append(
+            TaskError(
+                "labels must be a list of texts, or a mapping from label to text",
+                f"{(odd or [value])[0]!r} in {file.name}",
+                'Put each label in quotes: "yes" (without them YAML reads yes, no, on, off as truth values).',
+            )
+        )
+        return None
+    if len(set(map(str, names))) != len(names):
+        faults.append(TaskError("labels must differ", f"{names}", "Remove the label given twice."))
+    if isinstance(value, dict):
+        return {str(label): str(text) for label, text in value.items()}
+    return {str(label): str(label).replace("_", " ") for label in value}
+
+
+def _mapping(
+    content: Mapping[str, Any], key: str, allowed: tuple[str, ...], faults: list[TaskError]
+) -> dict[str, str]:
+    value = content.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(v, str | None) for v in value.values()):
+        faults.append(
+            TaskError(
+                f"{key} must map names to names", f"{value!r}", f"Write {key} as {{{allowed[0]}: ...}}."
+            )
+        )
+        return {}
+    for name in value:
+        if name not in allowed:
+            near = did_you_mean(str(name), allowed)
+            faults.append(
+                TaskError(
+                    f"the keys of {key} must be ours: {', '.join(allowed)}",
+                    f"{name!r}",
+                    f"{near}Write our name first, the file's second.",
+                )
+            )
+    return {str(name): text for name, text in value.items() if text is not None and name in allowed}

@@ -1,0 +1,64 @@
+"""The mistakes a user can make. Every message says what must hold, what was given and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class PituningError(ValueError):
+    """A mistake in the input. The command prints the message and exits with code 2.
+
+    Args:
+        must: what must hold ("a task needs at least one training example").
+        given: what was found instead ("train.parquet has 0 rows").
+        fix: what to do about it ("add examples, or name another split in task.json").
+    """
+
+    def __init__(self, must: str, given: str, fix: str) -> None:
+        self.must, self.given, self.fix = must, given, fix
+        super().__init__(f"{must}; given: {given}. {fix}")
+
+    @classmethod
+    def collect(cls, faults: Sequence[PituningError]) -> None:
+        """Raise all `faults` as one error, so that a user mends them in one go; do nothing for none."""
+        if not faults:
+            return
+        if len(faults) == 1:
+            raise faults[0]
+        raise cls(
+            " and ".join(fault.must for fault in faults),
+            "; ".join(fault.given for fault in faults),
+            " ".join(fault.fix for fault in faults),
+        )
+
+
+class TaskError(PituningError):
+    """The task's files, columns, labels or metric."""
+
+
+class BackboneError(PituningError):
+    """The foundation model, its processor, or a task that this family of models cannot do."""
+
+
+class ExpertError(PituningError):
+    """An adapter's configuration, files, card or method."""
+
+
+class PoolError(PituningError):
+    """The pool folder and what it holds."""
+
+
+class StaleEmbeddingError(PoolError):
+    """A task embedding whose expert, data or configuration changed since it was computed."""
+
+
+class MixtureError(PituningError):
+    """Experts that cannot be interpolated in the space that was asked for."""
+
+
+class TrainingError(PituningError):
+    """Training that cannot start or go on, such as a loss that is not finite."""
+
+
+class ConfigError(PituningError):
+    """An option outside its range."""

@@ -1,0 +1,88 @@
+"""One example of a task."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pituning.errors import TaskError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """What a model reads (texts, an encoded image) and what it should say (a label, texts or a box).
+
+    Raises:
+        TaskError: `bbox` is not 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1.
+
+    Example:
+        >>> Example(text_a="what a film", label="positive").label
+        'positive'
+    """
+
+    text_a: str | None = None
+    text_b: str | None = None
+    image: bytes | None = field(default=None, repr=False)
+    label: str | None = None
+    references: tuple[str, ...] = ()
+    bbox: tuple[float, float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.bbox is None:
+            return
+        x0, y0, x1, y1 = self.bbox
+        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+            raise TaskError(
+                "bbox must be x0, y0, x1, y1 as fractions of width and height with x0 < x1 and y0 < y1",
+                f"bbox {list(self.bbox)}",
+                "Divide pixel coordinates by the image's width and height; give corners, not a width.",
+            )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content in hex; boxes count to float32, the precision of the files."""
+        box = None if self.bbox is None else struct.pack("<4f", *self.bbox).hex()
+        return content_hash([self.input_digest, self.label, list(self.references), box])
+
+    @cached_property
+    def input_digest(self) -> str:
+        """SHA-256 in hex of what the model reads, whatever the answer."""
+        image = None if self.image is None else hashlib.sha256(self.image).hexdigest()
+        return content_hash([self.text_a, self.text_b, image])
+
+    def open_image(self) -> Image:
+        """The picture in RGB, upright (EXIF), transparent parts laid on white.
+
+        Raises:
+            TaskError: there is no image, or it cannot be decoded.
+        """
+        from PIL import Image, ImageOps  # lazy: text tasks do without
+
+        if self.image is None:
+            raise TaskError("the example must have an image", "none", "Add an image or file_name column.")
+        try:
+            picture = ImageOps.exif_transpose(Image.open(io.BytesIO(self.image)))
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                white = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(white, picture)
+            return picture.convert("RGB")
+        except Exception as fault:  # decoders of broken files raise errors of every kind
+            raise TaskError(
+                "an image must be a file that Pillow can decode",
+                f"{len(self.image)} bytes that cannot be decoded ({fault})",
+                "Replace the file, or remove the row.",
+            ) from fault
+
+
+def content_hash(content: object) -> str:
+    """SHA-256 in hex of `content` written as JSON."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,57 @@
+"""What a task file leaves out, read off the training examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pituning.example import Example
+
+MODALITIES = ("text", "image", "image+text")
+
+FREE_FORM_KINDS = ("vqa", "captioning", "grounding", "text-generation")
+"""Kinds whose labels are answers, not classes, unless the task file lists them."""
+
+KINDS = (
+    "text-classification",
+    "text-pair-classification",
+    "image-classification",
+    "visual-entailment",
+    *FREE_FORM_KINDS,
+)
+
+
+def infer_labels(train: Sequence[Example], kind: str | None) -> dict[str, str]:
+    """Label -> its text (spaces for underscores), sorted; {} for a free-form kind."""
+    if kind in FREE_FORM_KINDS:
+        return {}
+    labels = sorted({example.label for example in train if example.label is not None})
+    return {label: label.replace("_", " ") for label in labels}
+
+
+def infer_modality(train: Sequence[Example]) -> str:
+    """What the examples hold: "text", "image" or "image+text"."""
+    if not any(example.image for example in train):
+        return "text"
+    return "image+text" if any(example.text_a for example in train) else "image"
+
+
+def infer_kind(train: Sequence[Example], modality: str, has_labels: bool) -> str:
+    """The kind of `KINDS` that the inputs and answers fit."""
+    if not has_labels:
+        if any(example.bbox for example in train):
+            return "grounding"
+        if modality == "text":
+            return "text-generation"
+        return "captioning" if any(example.references for example in train) else "vqa"
+    if modality == "text":
+        paired = any(example.text_b for example in train)
+        return "text-pair-classification" if paired else "text-classification"
+    return "image-classification" if modality == "image" else "vqa"
+
+
+def infer_metric(train: Sequence[Example], has_labels: bool) -> str:
+    """Accuracy for labels, IoU for boxes, exact match for other answers."""
+    if has_labels:
+        return "accuracy"
+    boxes = all(example.bbox for example in train)
+    return "acc@iou0.5" if boxes else "exact_match"

@@ -1,0 +1,225 @@
+"""Parquet, JSONL, CSV, TSV and image folders as examples. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pituning.cells import ANSWERS, FIELDS, read_row
+from pituning.errors import TaskError
+from pituning.example import Example
+from pituning.faults import faults_by_kind
+from pituning.spelling import did_you_mean
+
+TABLES = (".parquet", ".jsonl", ".csv", ".tsv")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows as read: column name -> value."""
+
+    path: Path
+    columns: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+
+
+def find_splits(folder: Path, names: Mapping[str, str]) -> dict[str, Path]:
+    """Split -> its table or image folder, for the splits that `folder` holds.
+
+    A table (`train.csv`) comes before an image folder (`train/`); a lone `metadata.csv` (or .jsonl) is train.
+
+    Args:
+        folder: where to look.
+        names: accepted file stem -> split.
+
+    Raises:
+        TaskError: two tables or two image folders for one split.
+    """
+    found: dict[str, list[Path]] = {}
+    for kind in (_tables, _image_folders):
+        here: dict[str, list[Path]] = {}
+        for name, split in names.items():
+            here.setdefault(split, []).extend(kind(folder, name))
+        found = {split: found.get(split) or paths for split, paths in here.items()}
+    if not found.get("train"):
+        found["train"] = _tables(folder, "metadata")
+    for split, paths in found.items():
+        if len(paths) > 1:
+            raise TaskError(
+                "a split must have one file",
+                f"{' and '.join(path.name for path in paths)} for {split} in {folder}",
+                f"Name the one to read in the task file: `splits: {{{split}: {paths[0].name}}}`.",
+            )
+    return {split: paths[0] for split, paths in found.items() if paths}
+
+
+def read_split(path: Path, columns: Mapping[str, str]) -> tuple[Example, ...]:
+    """The examples of a table, or of a folder with a `metadata` table or one subfolder of images a label.
+
+    Args:
+        path: a .parquet, .jsonl, .csv or .tsv file, or a folder.
+        columns: our column name -> the file's, where they differ.
+
+    Raises:
+        TaskError: the file is missing, broken, empty, or lacks a column; a cell cannot be read (row named).
+    """
+    if path.is_dir():
+        tables = _tables(path, "metadata")
+        if not tables:
+            return _read_class_folders(path)
+        path = tables[0]
+    if not path.exists():
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")])
+        raise TaskError("the file of a split must exist", f"{path}, which does not", f"{near}Mend `splits`.")
+    if path.suffix not in TABLES:
+        fix = "Convert it, or name another file under `splits`."
+        raise TaskError(f"a data file must be one of {', '.join(TABLES)}", str(path), fix)
+    try:
+        table = _READERS[path.suffix](path)
+    except (OSError, UnicodeDecodeError) as fault:
+        raise _broken(path, str(fault)) from fault
+    if not table.rows:
+        raise TaskError(
+            "a split must have at least one example", f"{path} with 0 rows", "Add rows, or remove the file."
+        )
+    return _examples(table, _chosen_columns(table, columns))
+
+
+def _tables(folder: Path, stem: str) -> list[Path]:
+    return [path for suffix in TABLES if (path := folder / f"{stem}{suffix}").is_file()]
+
+
+def _image_folders(folder: Path, name: str) -> list[Path]:
+    path = folder / name
+    if not path.is_dir():
+        return []
+    return [path] if _tables(path, "metadata") or any(p.is_dir() for p in path.iterdir()) else []
+
+
+def _read_class_folders(folder: Path) -> tuple[Example, ...]:
+    examples = [
+        Example(image=file.read_bytes(), label=label.name)
+        for label in sorted(folder.iterdir())
+        if label.is_dir()
+        for file in sorted(label.iterdir())
+        if file.suffix.lower() in PICTURES
+    ]
+    if not examples:
+        fix = "Lay it out as train/LABEL/picture.png, or add a metadata.csv with a file_name column."
+        raise TaskError("an image folder must hold images", f"none in {folder}", fix)
+    return tuple(examples)
+
+
+def _broken(path: Path, given: str) -> TaskError:
+    return TaskError(f"a {path.suffix} file must be readable", f"{path} {given}", "Write the file again.")
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow as pa  # lazy: a fifth of a second that --help does not need
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:  # not read_table: it takes columns from folders called a=b
+            table = file.read()
+        return Table(path=path, columns=table.column_names, rows=table.to_pylist())
+    except (pa.ArrowException, ValueError) as fault:
+        raise _broken(path, f"is truncated or not Parquet ({fault})") from fault
+
+
+def _read_jsonl(path: Path) -> Table:
+    rows: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8-sig", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as fault:
+                raise _broken(path, f"line {number}: {fault}") from fault
+            if not isinstance(row, dict):
+                raise _broken(path, f"line {number}: {type(row).__name__} instead of an object")
+            rows.append(row)
+    return Table(path=path, columns=list(dict.fromkeys(key for row in rows for key in row)), rows=rows)
+
+
+def _read_delimited(path: Path) -> Table:
+    with path.open(encoding="utf-8-sig", newline="") as file, _long_cells():
+        reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        try:
+            header = next(reader, [])
+            if len(set(header)) != len(header):
+                raise _broken(path, f"names a column twice: {', '.join(header)}")
+            rows = []
+            for cells in reader:
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    counts = f"{len(cells)} cells under {len(header)} column names"
+                    raise _broken(path, f"line {reader.line_num}: {counts}")
+                rows.append(dict(zip(header, cells, strict=True)))
+        except csv.Error as fault:
+            raise _broken(path, f"line {reader.line_num}: {fault}") from fault
+    return Table(path=path, columns=header, rows=rows)
+
+
+_READERS = {
+    ".parquet": _read_parquet,
+    ".jsonl": _read_jsonl,
+    ".csv": _read_delimited,
+    ".tsv": _read_delimited,
+}
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let a cell hold an image in base64; csv stops at 131,072 characters."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _chosen_columns(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
+    """Our name -> the file's, for the columns to read."""
+    faults = [
+        _missing(table, f"{theirs!r}", theirs, ours)
+        for ours, theirs in columns.items()
+        if theirs not in table.columns
+    ]
+    chosen = {name: columns.get(name, name) for name in FIELDS}
+    chosen = {ours: theirs for ours, theirs in chosen.items() if theirs in table.columns}
+    if not faults and not {"text_a", "image", "image_path", "file_name"} & set(chosen):
+        faults.append(_missing(table, "'text_a', 'image' or 'file_name'", "text_a", "text_a"))
+    if not faults and not set(ANSWERS) & set(chosen):
+        faults.append(_missing(table, "'label', 'references' or 'bbox'", "label", "label"))
+    TaskError.collect(faults)
+    return chosen
+
+
+def _missing(table: Table, wanted: str, nearest_to: str, ours: str) -> TaskError:
+    return TaskError(
+        f"{table.path.name} must have a column {wanted}",
+        f"columns {', '.join(map(repr, table.columns))}",
+        f"{did_you_mean(nearest_to, table.columns)}Rename it, or map it in the task file: "
+        f"`columns: {{{ours}: THEIR_NAME}}`.",
+    )
+
+
+def _examples(table: Table, chosen: Mapping[str, str]) -> tuple[Example, ...]:
+    examples: list[Example] = []
+    faults: list[tuple[int, TaskError]] = []
+    for number, row in enumerate(table.rows, 1):
+        try:
+            cells = {ours: row.get(theirs) for ours, theirs in chosen.items()}
+            examples.append(read_row(cells, table.path.parent))
+        except TaskError as fault:
+            faults.append((number, fault))
+    TaskError.collect(faults_by_kind(table.path.name, faults))
+    return tuple(examples)

@@ -1,0 +1,297 @@
+"""A task: its examples, what a model reads and answers, and how answers are scored."""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from pituning import metrics
+from pituning.description import SPLITS, read_description
+from pituning.errors import TaskError
+from pituning.example import Example, content_hash
+from pituning.faults import image_faults, leaks, row_faults
+from pituning.few_shot import draw
+from pituning.inferred import KINDS, MODALITIES, infer_kind, infer_labels, infer_metric, infer_modality
+from pituning.readers import find_splits, read_split
+from pituning.spelling import did_you_mean
+
+__all__ = ["KINDS", "MODALITIES", "Example", "Task", "load_task"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Examples of one task in up to three splits.
+
+    Attributes:
+        modality: "text", "image" or "image+text".
+        kind: one of `KINDS`; it says what the task is and chooses nothing.
+        metric: a name in `metrics.METRICS` (aliases and case are resolved).
+        candidates: the labels to choose from, in the order of their indices; empty = free-form answers.
+        candidate_texts: what a model reads for each candidate; default: the label, spaces for underscores.
+        prompt: template with {text_a} and {text_b}; None = the texts, one a line.
+        source: fingerprint of the training data before any sampling.
+
+    Raises:
+        TaskError: unknown modality or metric, a text for no candidate, a prompt with other fields.
+
+    Example:
+        >>> task = load_task("sst2").sample(shots=16, seed=0)
+        >>> task.text(task.train[0]), task.answer(task.train[0])
+        ('an absorbing , slice-of-depression life ...', 'positive')
+    """
+
+    name: str
+    modality: str
+    kind: str
+    metric: str
+    candidates: tuple[str, ...] = ()
+    candidate_texts: Mapping[str, str] = field(default_factory=dict, hash=False)
+    prompt: str | None = None
+    train: tuple[Example, ...] = field(default=(), repr=False)
+    validation: tuple[Example, ...] = field(default=(), repr=False)
+    test: tuple[Example, ...] = field(default=(), repr=False)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        TaskError.collect(list(self._setting_faults()))
+        texts = {label: label.replace("_", " ") for label in self.candidates} | dict(self.candidate_texts)
+        object.__setattr__(self, "metric", metrics.metric_named(self.metric).name)
+        object.__setattr__(self, "candidate_texts", texts)
+        object.__setattr__(self, "source", self.source or content_hash(sorted(e.digest for e in self.train)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of settings and examples; the order of the examples does not count."""
+        labels = [(label, self.candidate_texts[label]) for label in self.candidates]
+        data = [sorted(e.digest for e in split) for split in (self.train, self.validation, self.test)]
+        return content_hash([self.name, self.modality, self.kind, self.metric, labels, self.prompt, data])
+
+    def split(self, name: str) -> tuple[Example, ...]:
+        """The examples of "train", "validation" (or "val", "valid", "dev") or "test".
+
+        Raises:
+            TaskError: no such name, or the task has no example there (the attributes are () then).
+        """
+        if name not in SPLITS:
+            fix = f"{did_you_mean(name, SPLITS)}Use one of those."
+            raise TaskError("a split must be train, validation or test", repr(name), fix)
+        examples = self._splits()[SPLITS[name]]
+        if not examples:
+            sizes = ", ".join(f"{split} ({len(data)})" for split, data in self._splits().items())
+            fix = f"Add {SPLITS[name]}.csv, .jsonl or .parquet to the task folder."
+            raise TaskError(f"task {self.name} must have {SPLITS[name]} examples", sizes, fix)
+        return examples
+
+    def sample(self, shots: int, seed: int) -> Task:
+        """A few-shot version: `shots` distinct training examples a class (in all, for free-form answers).
+
+        A class with fewer gives all it has. Validation has at most as many of a class as were drawn to train,
+        from the validation split or, without one, from the training examples left; never one that is a shot.
+        Test is unchanged. The seed and the content of the examples decide alone, not their order.
+
+        Raises:
+            TaskError: shots < 1, no training data, a class without an example, or a single class.
+        """
+        if shots < 1:
+            raise TaskError("shots must be at least 1", f"{shots}", "Ask for one example a class or more.")
+        drawn = set(map(self._class, self.split("train")))
+        missing = [label for label in self.candidates if label not in drawn]
+        if missing or (self.candidates and len(drawn) < 2):
+            given = f"{len(drawn)} of {len(self.candidates)} classes: {', '.join(sorted(drawn))}"
+            absent = f"for {', '.join(map(repr, missing))}, or remove them from labels" if missing else ""
+            fix = f"Add training examples {absent or 'of a second class'}."
+            raise TaskError("few-shot training data must hold every class, and two or more", given, fix)
+        train = draw(self.train, dict.fromkeys(drawn, shots), self._class, seed)
+        used = {example.digest for example in train}
+        rest = [e for e in self.validation or self.train if e.digest not in used]
+        validation = draw(rest, Counter(map(self._class, train)), self._class, seed)
+        return replace(self, train=train, validation=validation)
+
+    def text(self, example: Example) -> str:
+        """The prompt with the example's texts in it; without a prompt its texts, one a line, or ""."""
+        if self.prompt is not None:
+            return self.prompt.format(text_a=example.text_a or "", text_b=example.text_b or "")
+        return "\n".join(text for text in (example.text_a, example.text_b) if text is not None)
+
+    def answer(self, example: Example) -> str:
+        """The gold answer: a candidate's text, a box in integers 0..999, or a free-form text.
+
+        Raises:
+            TaskError: the example has no answer, or its label is no candidate.
+        """
+        if self.candidates:
+            return self.candidate_texts[self.candidates[self.answer_index(example)]]
+        gold = self._gold(example)
+        if metrics.METRICS[self.metric].gold == "box":
+            return metrics.format_box(gold)  # type: ignore[arg-type]
+        return gold if isinstance(gold, str) else str(gold[0])
+
+    def answer_index(self, example: Example) -> int:
+        """The place of the example's label in `candidates`, from 0.
+
+        Raises:
+            TaskError: the label is no candidate.
+        """
+        if example.label not in self._index:
+            near = did_you_mean(example.label or "", self.candidates)
+            raise TaskError(
+                f"a label must be one of the candidates {', '.join(self.candidates) or '(there are none)'}",
+                "no label" if example.label is None else f"label {example.label!r}",
+                f"{near}Mend the row, or add the label to labels in the task file.",
+            )
+        return self._index[example.label]
+
+    def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> float:
+        """`metric` of predictions: candidate names (not their texts) where there are any, else answers.
+
+        Raises:
+            TaskError: nothing to score, lengths that differ, a prediction that is no candidate.
+        """
+        if not examples or len(predictions) != len(examples):
+            given = f"{len(predictions)} predictions for {len(examples)} examples"
+            raise TaskError(
+                "scoring needs one prediction an example", given, "Predict the split to be scored."
+            )
+        strange = set(predictions) - self._index.keys() if self.candidates else set()
+        if strange:
+            fix = "Predict labels, not the texts that stand for them."
+            raise TaskError(
+                f"a prediction must be one of {', '.join(self.candidates)}", f"{min(strange)!r}", fix
+            )
+        return metrics.METRICS[self.metric].compute(predictions, [self._gold(e) for e in examples])
+
+    def check(self) -> list[TaskError]:
+        """Every fault of the data, rows named (from 1); [] for a sound task. Decodes all images.
+
+        `load_task` raises those without which nothing works: missing images and answers, labels that are no
+        candidates, a split without texts. This adds single rows without text, images that cannot be decoded,
+        inputs in both train and test, and training data of one class.
+        """
+        faults = self._load_faults()
+        for split, examples in self._splits().items():
+            if self._some_have_text(examples):
+                faults += row_faults(split, examples, self._input_faults)
+            faults += row_faults(split, examples, image_faults)
+        faults += leaks(self.train, self.test)
+        classes = {example.label for example in self.train}
+        if self.candidates and len(classes) == 1:
+            given = f"{self.name} with {classes.pop()!r} alone"
+            faults.append(TaskError("training data must hold two classes or more", given, "Add examples."))
+        return faults
+
+    def _load_faults(self) -> list[TaskError]:
+        """The faults that `load_task` raises: see `check`."""
+        faults = []
+        for split, examples in self._splits().items():
+            if not self._some_have_text(examples):
+                faults += row_faults(split, examples, self._input_faults)
+            faults += row_faults(split, examples, self._answer_faults)
+        return faults
+
+    @cached_property
+    def _index(self) -> dict[str | None, int]:
+        return {label: index for index, label in enumerate(self.candidates)}
+
+    def _splits(self) -> dict[str, tuple[Example, ...]]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def _class(self, example: Example) -> str:
+        return self.candidates[self.answer_index(example)] if self.candidates else ""
+
+    def _gold(self, example: Example) -> str | tuple[str, ...] | metrics.Box:
+        """What `metric` compares with: a label, the accepted texts or a box."""
+        wanted = metrics.METRICS[self.metric].gold
+        texts = (() if example.label is None else (example.label,)) + example.references
+        gold = {"label": example.label, "texts": texts, "box": example.bbox}[wanted]
+        if not gold:
+            column = {"label": "label", "texts": "references or label", "box": "bbox"}[wanted]
+            given = f"no {column}"
+            raise TaskError(
+                f"metric {self.metric} needs {column} in every row", given, "Add it, or remove the row."
+            )
+        return gold
+
+    def _setting_faults(self) -> Iterator[TaskError]:
+        if self.modality not in MODALITIES:
+            fix = f"{did_you_mean(self.modality, MODALITIES)}Use one of those."
+            yield TaskError(f"modality must be one of {', '.join(MODALITIES)}", repr(self.modality), fix)
+        try:
+            metrics.metric_named(self.metric)
+        except TaskError as fault:
+            yield fault
+        strange = sorted(set(self.candidate_texts) - set(self.candidates))
+        if strange or len(set(self.candidates)) != len(self.candidates):
+            given = f"candidates {list(self.candidates)}, texts for {strange or 'them'}"
+            yield TaskError("candidates must differ, and texts be theirs", given, "Remove what is too much.")
+        try:
+            parts = [part[1:] for part in string.Formatter().parse(self.prompt or "")]
+        except ValueError:
+            parts = [("", "", "")]
+        if any(name not in ("text_a", "text_b", None) or spec or convert for name, spec, convert in parts):
+            fix = "Write other braces twice: {{ and }}."
+            yield TaskError("a prompt may hold {text_a} and {text_b}", repr(self.prompt), fix)
+
+    def _some_have_text(self, examples: Sequence[Example]) -> bool:
+        """Whether a text task's rows hold text at all: then an empty one is odd, but can be read."""
+        return self.modality == "text" and any(example.text_a for example in examples)
+
+    def _input_faults(self, example: Example) -> Iterator[TaskError]:
+        column = "text_a" if self.modality == "text" else "image"
+        if not getattr(example, column):
+            fix = f"Fill {column} or remove the row."
+            yield TaskError(f"a row of a task of {self.modality} must have {column}", "none", fix)
+
+    def _answer_faults(self, example: Example) -> Iterator[TaskError]:
+        try:
+            self.answer(example)
+            self._gold(example)
+        except TaskError as fault:
+            yield fault
+
+
+def load_task(path: str | Path) -> Task:
+    """Read a task folder (or its task.yaml / task.json): Parquet, JSONL, CSV, TSV or image folders.
+
+    What the task file leaves out is inferred: name (the folder's), splits (files called train, validation /
+    val / valid / dev, test), labels (those of train, sorted; none for a free-form kind), modality, kind and
+    metric.
+
+    Raises:
+        TaskError: files, settings or rows are at fault; the message names every fault found.
+
+    Example:
+        >>> task = load_task("../shared/data/language/sst2")
+        >>> task.candidates, task.metric, len(task.train)
+        (('negative', 'positive'), 'accuracy', 5000)
+    """
+    said = read_description(Path(path))
+    files = {
+        **find_splits(said.folder, {k: v for k, v in SPLITS.items() if v not in said.splits}),
+        **said.splits,
+    }
+    if "train" not in files:
+        fix = "Add train.csv, train.jsonl or train.parquet, or name the file: `splits: {train: FILE}`."
+        raise TaskError("a task must have a train split", f"no train file in {said.folder}", fix)
+    data = {split: read_split(file, said.columns) for split, file in files.items()}
+    train = data["train"]
+    texts = infer_labels(train, said.kind) if said.labels is None else said.labels
+    modality = said.modality or infer_modality(train)
+    task = Task(
+        name=said.name,
+        modality=modality,
+        kind=said.kind or infer_kind(train, modality, bool(texts)),
+        metric=said.metric or infer_metric(train, bool(texts)),
+        candidates=tuple(texts),
+        candidate_texts=texts,
+        prompt=said.prompt,
+        **data,  # type: ignore[arg-type]
+    )
+    if task.kind not in KINDS:
+        fix = f"{did_you_mean(task.kind, KINDS)}Use one of those, or leave kind out."
+        raise TaskError(f"kind must be one of {', '.join(KINDS)}", repr(task.kind), fix)
+    TaskError.collect(task._load_faults())
+    return task
