@@ -1,0 +1,192 @@
+"""The bottleneck adapter of Houlsby et al. (2019): a small network after attention and after feed-forward.
+
+`y = base(x)`, then `y + scaling * up(dropout(act(down(y))))`. `base` is the output projection of a
+self-attention or of a feed-forward network, the two places of the original paper. Initialisation as in the
+official π-Tuning code: weights N(0, 0.02), biases 0; `up` does not start at zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, cast
+
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import Tensor, nn
+
+from pituning.errors import ExpertError
+from pituning.methods.registration import extend_peft_type, register
+from pituning.methods.sites import sites_of
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": nn.functional.relu, "gelu": nn.functional.gelu}
+
+
+@dataclass
+class BottleneckConfig(PeftConfig):  # type: ignore[misc]
+    """Configuration of the bottleneck adapter.
+
+    Args:
+        bottleneck_size: width of the hidden layer.
+        non_linearity: "relu" or "gelu".
+        dropout: probability on the hidden layer, in training only.
+        scaling: factor on the adapter's output.
+        init_std: standard deviation of the initial weights.
+        target_modules: modules to follow (Linear or LayerNorm); None: the sites known for the architecture.
+        exclude_modules: modules to leave out although `target_modules` matches them.
+        modules_to_save: other modules to train and save, such as a classification head.
+
+    Example:
+        >>> BottleneckConfig(bottleneck_size=16).peft_type.value
+        'BOTTLENECK_ADAPTER'
+    """
+
+    bottleneck_size: int = 64
+    non_linearity: Literal["relu", "gelu"] = "relu"
+    dropout: float = 0.0
+    scaling: float = 1.0
+    init_std: float = 0.02
+    target_modules: list[str] | str | None = field(default=None)
+    exclude_modules: list[str] | str | None = field(default=None)
+    modules_to_save: list[str] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        """Check all values.
+
+        Raises:
+            ExpertError: a value is outside its range; all faults at once.
+        """
+        super().__post_init__()
+        self.peft_type = extend_peft_type("BOTTLENECK_ADAPTER")
+        faults = []
+        if self.bottleneck_size < 1:
+            faults.append(_fault("bottleneck_size must be at least 1", self.bottleneck_size))
+        if self.non_linearity not in ACTIVATIONS:
+            faults.append(_fault("non_linearity must be relu or gelu", self.non_linearity))
+        if not 0 <= self.dropout < 1:
+            faults.append(_fault("dropout must be in [0, 1)", self.dropout))
+        if self.init_std < 0:
+            faults.append(_fault("init_std must not be negative", self.init_std))
+        ExpertError.collect(faults)
+
+
+def _fault(must: str, given: object) -> ExpertError:
+    return ExpertError(must, repr(given), "Change it in the BottleneckConfig.")
+
+
+class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+    """A Linear or LayerNorm followed by the active bottleneck adapters, one after the other."""
+
+    adapter_layer_names = ("bottleneck_down", "bottleneck_up")
+    other_param_names = ("bottleneck_config",)
+
+    # Inherited from PEFT, which mypy does not read.
+    active_adapters: list[str]
+    disable_adapters: bool
+    get_base_layer: Callable[[], nn.Module]
+    set_adapter: Callable[..., None]
+    _move_adapter_to_device_of_base_layer: Callable[[str], None]
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.bottleneck_down = nn.ModuleDict()
+        self.bottleneck_up = nn.ModuleDict()
+        self.bottleneck_config: dict[str, BottleneckConfig] = {}
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
+        """Add the adapter `adapter_name` with new weights."""
+        width = _width(self.get_base_layer())
+        down, up = nn.Linear(width, config.bottleneck_size), nn.Linear(config.bottleneck_size, width)
+        for linear in (down, up):
+            nn.init.normal_(linear.weight, std=config.init_std)
+            nn.init.zeros_(linear.bias)
+        self.bottleneck_down[adapter_name] = down
+        self.bottleneck_up[adapter_name] = up
+        self.bottleneck_config[adapter_name] = config
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Apply the base layer, then each active adapter: `[..., in]` to `[..., width]`."""
+        y: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return y
+        for name in self.active_adapters:
+            if name in self.bottleneck_down:
+                y = self._adapt(name, y)
+        return y
+
+    def _adapt(self, name: str, y: Tensor) -> Tensor:
+        config = self.bottleneck_config[name]
+        down, up = cast(nn.Linear, self.bottleneck_down[name]), cast(nn.Linear, self.bottleneck_up[name])
+        hidden = ACTIVATIONS[config.non_linearity](down(y.to(down.weight.dtype)))
+        change: Tensor = up(nn.functional.dropout(hidden, config.dropout, self.training))
+        return y + config.scaling * change.to(y.dtype)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> NoReturn:
+        """Refuse: a non-linear network cannot be written into the weight of a linear one.
+
+        Raises:
+            ExpertError: always.
+        """
+        raise ExpertError(
+            must="only an adapter that is linear in its input can be merged into the base weights",
+            given="a bottleneck adapter",
+            fix="Keep the adapter beside the model, or call unload() for the base model without it.",
+        )
+
+    def unmerge(self) -> None:
+        """Do nothing: nothing can have been merged."""
+
+
+def _width(base: nn.Module) -> int:
+    if isinstance(base, nn.Linear):
+        return base.out_features
+    if isinstance(base, nn.LayerNorm):
+        return int(base.normalized_shape[-1])
+    raise ExpertError(
+        must="a bottleneck adapter must follow a Linear or a LayerNorm",
+        given=type(base).__name__,
+        fix="Narrow target_modules down to output projections.",
+    )
+
+
+class BottleneckModel(BaseTuner):  # type: ignore[misc]
+    """PEFT's view of a model with bottleneck adapters; made by `peft.get_peft_model`."""
+
+    prefix = "bottleneck_"
+    tuner_layer_cls = BottleneckLayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  (the base class declares it)
+
+    @staticmethod
+    def _prepare_adapter_config(
+        peft_config: BottleneckConfig, model_config: dict[str, Any]
+    ) -> BottleneckConfig:
+        if peft_config.target_modules is None:
+            peft_config.target_modules = sites_of(model_config.get("model_type")).outputs
+        return peft_config
+
+    def _create_and_replace(
+        self,
+        peft_config: BottleneckConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+    ) -> None:
+        if isinstance(target, BottleneckLayer):
+            target.update_layer(adapter_name, peft_config)
+            return
+        layer = BottleneckLayer(target, adapter_name, peft_config)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+
+register("BOTTLENECK_ADAPTER", BottleneckConfig, BottleneckModel)
