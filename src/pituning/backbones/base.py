@@ -1,0 +1,172 @@
+"""What every family of foundation models must answer: how likely is this answer, and what is yours?"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pituning.errors import BackboneError, TaskError
+from pituning.foundation import fingerprint_of, shared_copy
+from pituning.task import Example, Task
+
+Batch = dict[str, Tensor]
+
+
+class Backbone(ABC):
+    """A frozen model and its processor.
+
+    `nll` is the one likelihood of the library: training, Fisher information and scoring all use it.
+
+    Attributes:
+        model: the frozen model, in eval mode; never trained, never changed.
+        name: where it came from (a folder, a Hub id or a short name); for people, not for comparison.
+    """
+
+    family: ClassVar[str]
+
+    def __init__(self, model: nn.Module, *, name: str) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.name = name
+
+    @abstractmethod
+    def check(self, task: Task) -> None:
+        """Raise BackboneError where this model cannot do `task`."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example], task: Task, *, independent: bool = False) -> Batch:
+        """Tensors of a batch, on the model's device.
+
+        With `independent`, every row of every tensor belongs to one example, in the examples' order (a whole
+        number of rows an example), so that gradients can be taken example by example.
+        """
+
+    @abstractmethod
+    def nll(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+        """Negative log-likelihood of each example's answer, in nats, with the adapted `model`."""
+
+    @abstractmethod
+    def log_likelihoods(
+        self, model: nn.Module, examples: Sequence[Example], task: Task
+    ) -> Float[Tensor, "batch candidates"]:
+        """Log-likelihood of every candidate for each example, from one batched pass."""
+
+    def generate(self, model: nn.Module, examples: Sequence[Example], task: Task) -> list[str]:
+        """Free-form answers, greedily decoded; only generative families have them."""
+        raise BackboneError(
+            f"a {self.family} backbone chooses among candidate answers",
+            f"task {task.name!r} has none",
+            "Use a seq2seq or causal backbone, or give the task `labels`.",
+        )
+
+    def head_modules(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the modules that belong to the task (a classification head); they are never mixed."""
+        return ()
+
+    def fresh_module(self, labels: Sequence[str]) -> nn.Module:
+        """A module of its own that shares the frozen weights, with a new head for `labels` if it has one."""
+        return shared_copy(self.model)
+
+    def predict(
+        self, model: nn.Module, examples: Sequence[Example], task: Task, *, batch_size: int = 32
+    ) -> list[str]:
+        """One answer an example: the likeliest candidate's name, or the generated text."""
+        answers = [""] * len(examples)
+        model.eval()
+        with torch.no_grad():
+            for rows in batches_by_length(examples, batch_size):
+                chunk = [examples[row] for row in rows]
+                if task.candidates:
+                    best = self.log_likelihoods(model, chunk, task).argmax(dim=1).tolist()
+                    found = [task.candidates[index] for index in best]
+                else:
+                    found = self.generate(model, chunk, task)
+                for row, answer in zip(rows, found, strict=True):
+                    answers[row] = answer
+        return answers
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the frozen weights without the heads, which belong to the task."""
+        return fingerprint_of(self.model, without=self.head_modules(self.model))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter lies."""
+        return next(self.model.parameters()).device
+
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch's tensors on the model's device."""
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+
+def batches_by_length(examples: Sequence[Example], batch_size: int) -> Iterator[list[int]]:
+    """Row numbers in batches of similar text length, so that little is padded."""
+    order = sorted(
+        range(len(examples)),
+        key=lambda row: len(examples[row].text_a or "") + len(examples[row].text_b or ""),
+    )
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Stack rows of different lengths; returns the values and the mask, both int64 [rows, longest]."""
+    longest = max(len(row) for row in rows)
+    values = torch.full((len(rows), longest), value, dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for index, row in enumerate(rows):
+        where = slice(longest - len(row), longest) if left else slice(0, len(row))
+        values[index, where] = torch.tensor(row, dtype=torch.long)
+        mask[index, where] = 1
+    return values, mask
+
+
+def answer_nll(
+    logits: Float[Tensor, "batch tokens vocabulary"], labels: Tensor, mask: Tensor
+) -> Float[Tensor, " batch"]:
+    """Summed negative log-likelihood of `labels` where `mask` is 1; `logits[:, t]` predict `labels[:, t]`."""
+    losses = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
+    return (losses * mask).sum(dim=1)
+
+
+def is_prompt_learning(model: nn.Module) -> bool:
+    """Whether PEFT prepends virtual tokens in its own forward (prompt and prefix tuning)."""
+    config = getattr(model, "active_peft_config", None)
+    return bool(config is not None and config.is_prompt_learning)
+
+
+def require_candidates(task: Task, family: str) -> None:
+    """Raise where a family that only chooses is given a task to write or draw."""
+    if not task.candidates:
+        raise BackboneError(
+            f"a {family} backbone chooses among candidate answers",
+            f"task {task.name!r} ({task.kind}) has none",
+            "Use a seq2seq or causal backbone, or give the task `labels`.",
+        )
+
+
+def require_text(task: Task, family: str) -> None:
+    """Raise where a text-only backbone is given pictures."""
+    if task.modality != "text":
+        raise BackboneError(
+            f"this {family} backbone reads text only",
+            f"task {task.name!r} has modality {task.modality!r}",
+            "Use a backbone whose processor reads images.",
+        )
+
+
+def candidate_indices(examples: Sequence[Example], task: Task) -> Tensor:
+    """Index of each example's gold answer among the candidates, int64 [batch].
+
+    Raises:
+        TaskError: if there are no examples.
+    """
+    if not examples:
+        raise TaskError("a batch needs at least one example", "an empty batch", "Check the split's size.")
+    return torch.tensor([task.answer_index(example) for example in examples])

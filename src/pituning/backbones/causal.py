@@ -1,0 +1,198 @@
+"""Decoder-only models: language models, and vision-language models that read pictures into their prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pituning.backbones.base import (
+    Backbone,
+    Batch,
+    answer_nll,
+    is_prompt_learning,
+    pad,
+    require_text,
+)
+from pituning.task import Example, Task
+
+# Model inputs laid out token by token, beside the ids; they are 0 on answers and padding.
+TOKEN_INPUTS = ("token_type_ids", "mm_token_type_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Token ids of each prompt without padding, and the model's other inputs."""
+
+    ids: list[list[int]]
+    per_token: dict[str, list[list[int]]] = field(default_factory=dict)
+    others: Batch = field(default_factory=dict)
+
+    def inputs(self, width: int, *, left: bool = False) -> Batch:
+        """The other inputs, those by token padded to `width` on the side where the ids are padded."""
+        laid = dict(self.others)
+        for name, rows in self.per_token.items():
+            values, _ = pad(rows, 0, left=left)
+            missing = width - values.shape[1]
+            laid[name] = nn.functional.pad(values, (missing, 0) if left else (0, missing))
+        return laid
+
+
+@final
+class Causal(Backbone):
+    """p(answer | prompt) of a decoder; the answer ends with the end-of-sequence token.
+
+    Prompts go through the tokenizer's chat template where it has one.
+
+    Args:
+        model: an `AutoModelForCausalLM` or `AutoModelForImageTextToText`.
+        processor: its tokenizer, or the processor that holds the tokenizer and reads images.
+    """
+
+    family = "causal"
+
+    def __init__(self, model: nn.Module, processor: Any, *, name: str, max_length: int = 1024) -> None:
+        super().__init__(model, name=name)
+        self.processor = processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.reads_images = self.tokenizer is not processor
+        self.max_length = max_length
+        pad_id = self.tokenizer.pad_token_id
+        self.pad_id: int = self.tokenizer.eos_token_id if pad_id is None else pad_id
+
+    def check(self, task: Task) -> None:
+        """Pictures need a processor that reads them."""
+        if not self.reads_images:
+            require_text(task, self.family)
+
+    def collate(self, examples: Sequence[Example], task: Task, *, independent: bool = False) -> Batch:
+        """Prompt and answer in one row, padded on the right; `label_mask` marks the answer's tokens."""
+        return self._rows(examples, [task.answer(example) for example in examples], task)
+
+    def nll(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+        """Summed over the answer's tokens."""
+        inputs = {name: tensor for name, tensor in batch.items() if name != "label_mask"}
+        logits = model(**inputs, use_cache=False).logits[
+            :, -batch["input_ids"].shape[1] :
+        ]  # without PEFT's virtual tokens
+        return answer_nll(logits[:, :-1], batch["input_ids"][:, 1:], batch["label_mask"][:, 1:])
+
+    def log_likelihoods(
+        self, model: nn.Module, examples: Sequence[Example], task: Task
+    ) -> Float[Tensor, "batch candidates"]:
+        """The prompt is read once an example; its cache is shared by the candidates.
+
+        Where the cache cannot be shared (PEFT's virtual tokens, multimodal rotary positions), the batch holds
+        one row for each example and candidate.
+        """
+        if is_prompt_learning(model) or hasattr(getattr(self.model, "model", None), "rope_deltas"):
+            return self._pair_by_pair(model, examples, task)
+        prompts = self._prompts(examples, task)
+        # The last token is read together with the answers: of a prompt of one, nothing is left to cache.
+        if max(map(len, prompts.ids)) < 2:
+            return self._pair_by_pair(model, examples, task)
+        ids, mask = (tensor.to(self.device) for tensor in pad(prompts.ids, self.pad_id, left=True))
+        others = self.on_device(prompts.inputs(ids.shape[1], left=True))
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        prefill = model(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions[:, :-1],
+            use_cache=True,
+            **{name: rows[:, :-1] if name in TOKEN_INPUTS else rows for name, rows in others.items()},
+        )
+        many = len(task.candidates)
+        cache = prefill.past_key_values
+        cache.batch_repeat_interleave(many)
+        answers, answer_mask = pad([self._answer(task.candidate_texts[c]) for c in task.candidates], 0)
+        labels = answers.repeat(len(examples), 1).to(ids.device)
+        label_mask = answer_mask.repeat(len(examples), 1).to(ids.device)
+        last = ids[:, -1:].repeat_interleave(many, dim=0)
+        steps = torch.arange(labels.shape[1], device=ids.device)
+        logits = model(
+            input_ids=torch.cat([last, labels[:, :-1]], dim=1),
+            attention_mask=torch.cat([mask.repeat_interleave(many, dim=0), label_mask[:, :-1]], dim=1),
+            position_ids=positions[:, -1:].repeat_interleave(many, dim=0) + steps,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        return -answer_nll(logits, labels, label_mask).view(len(examples), many)
+
+    def generate(self, model: nn.Module, examples: Sequence[Example], task: Task) -> list[str]:
+        """Greedy decoding, at most 64 new tokens.
+
+        Behind PEFT's virtual tokens one example at a time: PEFT ignores the positions that padding needs.
+        """
+        if is_prompt_learning(model) and len(examples) > 1:
+            return [answer for example in examples for answer in self.generate(model, [example], task)]
+        prompts = self._prompts(examples, task)
+        ids, mask = pad(prompts.ids, self.pad_id, left=True)
+        batch = {"input_ids": ids, "attention_mask": mask, **prompts.inputs(ids.shape[1], left=True)}
+        generator: Any = model
+        tokens = generator.generate(
+            **self.on_device(batch), max_new_tokens=64, do_sample=False, pad_token_id=self.pad_id
+        )
+        texts: list[str] = self.tokenizer.batch_decode(tokens[:, ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _pair_by_pair(
+        self, model: nn.Module, examples: Sequence[Example], task: Task
+    ) -> Float[Tensor, "batch candidates"]:
+        """`log_likelihoods` from one row for each example and candidate."""
+        pairs = [example for example in examples for _ in task.candidates]
+        answers = [task.candidate_texts[name] for name in task.candidates] * len(examples)
+        return -self.nll(model, self._rows(pairs, answers, task)).view(len(examples), -1)
+
+    def _rows(self, examples: Sequence[Example], answers: Sequence[str], task: Task) -> Batch:
+        """Each prompt followed by its answer."""
+        prompts = self._prompts(examples, task)
+        pairs = [(p, self._answer(text)) for p, text in zip(prompts.ids, answers, strict=True)]
+        ids, mask = pad([prompt + answer for prompt, answer in pairs], self.pad_id)
+        label_mask, _ = pad([[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs], 0)
+        batch = {"input_ids": ids, "attention_mask": mask, "label_mask": label_mask}
+        return self.on_device(batch | prompts.inputs(ids.shape[1]))
+
+    def _prompts(self, examples: Sequence[Example], task: Task) -> Prompts:
+        texts = [self._prompt_text(task.text(example), task) for example in examples]
+        chat = self.tokenizer.chat_template is not None
+        if not self.reads_images or task.modality == "text":
+            encoded = self.tokenizer(
+                texts, truncation=True, max_length=self.max_length, add_special_tokens=not chat
+            )
+            end = self.tokenizer.eos_token_id
+            return Prompts(ids=[row[:-1] if row and row[-1] == end else row for row in encoded["input_ids"]])
+        images = [[example.open_image()] for example in examples]
+        inputs = dict(self.processor(text=texts, images=images, padding=True, return_tensors="pt"))
+        ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask").bool()
+        per_token = {name: inputs.pop(name) for name in TOKEN_INPUTS if name in inputs}
+
+        def unpadded(rows: Tensor) -> list[list[int]]:
+            return [row[keep].tolist() for row, keep in zip(rows, mask, strict=True)]
+
+        return Prompts(
+            ids=unpadded(ids),
+            per_token={name: unpadded(rows) for name, rows in per_token.items()},
+            others=inputs,
+        )
+
+    def _prompt_text(self, text: str, task: Task) -> str:
+        """The prompt as the model was taught to read it."""
+        with_image = self.reads_images and task.modality != "text"
+        if self.tokenizer.chat_template is None:
+            marker = f"{self.processor.image_token}" if with_image else ""
+            return f"{marker}{text}\n"
+        parts = ([{"type": "image"}] if with_image else []) + [{"type": "text", "text": text}]
+        # Templates of vision-language models may skip a plain string, those of language models a list.
+        message = [{"role": "user", "content": parts if self.reads_images else text}]
+        template = self.processor if self.reads_images else self.tokenizer
+        rendered: str = template.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        return rendered
+
+    def _answer(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        end: int = self.tokenizer.eos_token_id
+        return [*ids, end]

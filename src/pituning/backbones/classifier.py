@@ -1,0 +1,129 @@
+"""`AutoModelFor…Classification`: a frozen encoder with a head that belongs to the task."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, final
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pituning.backbones.base import (
+    Backbone,
+    Batch,
+    candidate_indices,
+    require_candidates,
+    require_text,
+)
+from pituning.backbones.matching import text_or_pair
+from pituning.errors import BackboneError
+from pituning.foundation import shared_copy
+from pituning.task import Example, Task
+
+
+@final
+class Classifier(Backbone):
+    """p(candidate | input) from a head sized to the task; the head is trained with the adapter, never mixed.
+
+    Args:
+        model: an `AutoModelForSequenceClassification` or `AutoModelForImageClassification`.
+        processor: its tokenizer, or its image processor.
+    """
+
+    family = "classifier"
+
+    def __init__(self, model: nn.Module, processor: Any, *, name: str, max_length: int = 256) -> None:
+        super().__init__(model, name=name)
+        self.processor, self.max_length = processor, max_length
+        self.modality = "image" if getattr(model, "main_input_name", "") == "pixel_values" else "text"
+
+    def check(self, task: Task) -> None:
+        """Candidates are needed, in the modality of the encoder."""
+        require_candidates(task, self.family)
+        if self.modality == "text":
+            require_text(task, self.family)
+        elif task.modality != "image":
+            raise BackboneError(
+                "an image classifier reads pictures only",
+                f"task {task.name!r} has modality {task.modality!r}",
+                "Use a vision-language backbone.",
+            )
+
+    def head_modules(self, model: nn.Module) -> tuple[str, ...]:
+        """The children beside the encoder that have parameters."""
+        encoder = getattr(model, "base_model_prefix", "")
+        return tuple(
+            name
+            for name, child in model.named_children()
+            if name != encoder and next(child.parameters(), None) is not None
+        )
+
+    def fresh_module(self, labels: Sequence[str]) -> nn.Module:
+        """A shared copy whose head is new, with one output a label (drawn from torch's generator)."""
+        model: Any = shared_copy(self.model)
+        outputs = model.config.num_labels
+        model.config = copy.deepcopy(model.config)
+        for name in self.head_modules(model):
+            head = copy.deepcopy(getattr(model, name))
+            setattr(model, name, _resized(head, outputs, len(labels)))
+        model.config.num_labels = model.num_labels = len(labels)
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: index for index, label in enumerate(labels)}
+        return model  # type: ignore[no-any-return]
+
+    def collate(self, examples: Sequence[Example], task: Task, *, independent: bool = False) -> Batch:
+        """Inputs and gold indices."""
+        if self.modality == "image":
+            images = [example.open_image() for example in examples]
+            batch = {"pixel_values": self.processor(images=images, return_tensors="pt")["pixel_values"]}
+        else:
+            texts = [text_or_pair(example, task) for example in examples]
+            second = [pair for _, pair in texts if pair is not None]
+            batch = dict(
+                self.processor(
+                    [text for text, _ in texts],
+                    second or None,
+                    padding=True,
+                    truncation=True,
+                    max_length=self.max_length,
+                    return_tensors="pt",
+                )
+            )
+        return self.on_device({**batch, "gold": candidate_indices(examples, task)})
+
+    def nll(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+        """Cross-entropy of the head's logits."""
+        return nn.functional.cross_entropy(self._logits(model, batch), batch["gold"], reduction="none")
+
+    def log_likelihoods(
+        self, model: nn.Module, examples: Sequence[Example], task: Task
+    ) -> Float[Tensor, "batch candidates"]:
+        """Log-softmax of the head's logits."""
+        return self._logits(model, self.collate(examples, task)).log_softmax(dim=1)
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Float[Tensor, "batch candidates"]:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "gold"}
+        logits: Tensor = model(**inputs).logits
+        return logits.float()
+
+
+def _resized(head: nn.Module, old: int, new: int) -> nn.Module:
+    """The head with fresh weights, and `new` outputs instead of `old`."""
+    if isinstance(head, nn.Linear):
+        return _fresh(nn.Linear(head.in_features, new, bias=head.bias is not None))
+    for name, child in list(head.named_modules()):
+        if isinstance(child, nn.Linear):
+            outputs = new if child.out_features == old else child.out_features
+            linear = _fresh(nn.Linear(child.in_features, outputs, bias=child.bias is not None))
+            parent, _, leaf = name.rpartition(".")
+            setattr(head.get_submodule(parent), leaf, linear)
+    return head
+
+
+def _fresh(linear: nn.Linear) -> nn.Linear:
+    """BERT's initialisation: weights from N(0, 0.02), biases zero."""
+    nn.init.normal_(linear.weight, std=0.02)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+    return linear

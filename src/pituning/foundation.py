@@ -1,0 +1,85 @@
+"""What an adapter is attached to: a frozen module that can be copied without copying its weights."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from typing import Any, Protocol, final
+
+import torch
+from torch import nn
+
+# Values read from each tensor for the fingerprint: enough to tell two checkpoints apart, quick on large ones.
+FINGERPRINT_SAMPLES = 4096
+
+
+class Foundation(Protocol):
+    """A frozen model; `pituning.Backbone` is one, and `Frozen` makes one of any module."""
+
+    model: nn.Module
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
+    def fingerprint(self) -> str:
+        """For comparison."""
+
+    def fresh_module(self, labels: Sequence[str]) -> nn.Module:
+        """A module of its own that shares the frozen weights, with a new head for `labels` if it has one."""
+
+
+@final
+class Frozen:
+    """Any module as a foundation, for those who bring their own model and loop."""
+
+    def __init__(self, model: nn.Module, *, name: str = "model") -> None:
+        self.model, self.name = model.requires_grad_(False).eval(), name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `fingerprint_of`."""
+        return fingerprint_of(self.model)
+
+    def fresh_module(self, labels: Sequence[str]) -> nn.Module:
+        """A copy that shares the weights, head included."""
+        return shared_copy(self.model)
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A copy of the module tree whose parameters are the very same tensors (buffers are copied).
+
+    An adapter injected into the copy leaves `model` alone, and many experts cost the memory of one backbone.
+    """
+    return copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()})
+
+
+def checkpoint_activations(model: Any, **options: Any) -> None:
+    """Recompute activations in the backward pass, without reentry (transformers 5 renames the method)."""
+    renamed = hasattr(model, "activation_checkpointing_enable")
+    enable = model.activation_checkpointing_enable if renamed else model.gradient_checkpointing_enable
+    enable({"use_reentrant": False}, **options)
+
+
+def fingerprint_of(model: nn.Module, *, without: Collection[str] = ()) -> str:
+    """Hash of a model's weights: names, shapes and evenly spaced values, rounded to bfloat16.
+
+    The same checkpoint loaded in float32 or bfloat16 has the same fingerprint.
+
+    Args:
+        model: the frozen model.
+        without: names of children to leave out, such as a head that belongs to the task.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.split(".")[0] in without:
+            continue
+        flat = tensor.detach().flatten()
+        step = max(1, flat.numel() // FINGERPRINT_SAMPLES)
+        sample = flat[::step].to("cpu", torch.bfloat16).view(torch.int16)
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()

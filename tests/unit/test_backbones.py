@@ -1,0 +1,371 @@
+"""Laws of the backbone families, on tiny models loaded from saved folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from pituning.backbones import Backbone, load_backbone
+from pituning.errors import BackboneError
+from pituning.expert import attach
+from pituning.methods import peft_config
+from pituning.task import Example, Task
+from pituning.train import TrainConfig, train_expert
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning"),
+]
+
+BackboneOf = Callable[[str], Backbone]
+GENERATIVE = ("t5", "llama", "qwen2", "idefics3")
+# Without an adapter, one that changes weights, one that lengthens the input, those that lengthen attention.
+METHODS = ("none", "lora", "prompt", "prefix", "adapter")
+CELLS = [
+    (kind, method)
+    for kind in tiny.MAKERS
+    for method in METHODS
+    if (kind, method) not in {("clip", "prompt"), ("vit", "prompt")}
+]
+
+
+def tasks_of(kind: str) -> list[Task]:
+    """Every modality that the model reads."""
+    tasks = [tiny.task_for(kind, classes=4)]
+    if kind == "idefics3":
+        tasks += [tiny.picture_task(question=True), tiny.text_task()]
+    if kind == "clip":
+        tasks += [tiny.text_task()]
+    return tasks
+
+
+def adapted(backbone: Backbone, method: str, task: Task) -> nn.Module:
+    """In eval mode, away from the adapter's initial zero."""
+    if method == "none":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return backbone.fresh_module(task.candidates).eval()
+    config = peft_config(method, backbone.model, heads=backbone.head_modules(backbone.model))
+    model = attach(backbone, config, labels=task.candidates, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+    return model.eval()
+
+
+def losses(
+    backbone: Backbone, model: nn.Module, examples: tuple[Example, ...], task: Task, **how: bool
+) -> Tensor:
+    with torch.no_grad():
+        return backbone.nll(model, backbone.collate(examples, task, **how))
+
+
+@pytest.mark.parametrize("kind", tiny.MAKERS)
+def test_a_folder_loads_as_the_family_of_its_architecture(kind: str, backbone_of: BackboneOf) -> None:
+    backbone = backbone_of(kind)
+    assert backbone.family == tiny.FAMILY[kind]
+    assert not backbone.model.training
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+
+
+@pytest.mark.parametrize(("kind", "method"), CELLS)
+def test_nll_of_an_example_does_not_depend_on_padding_or_neighbours(
+    kind: str, method: str, backbone_of: BackboneOf
+) -> None:
+    backbone = backbone_of(kind)
+    for task in tasks_of(kind):
+        model = adapted(backbone, method, task)
+        together = losses(backbone, model, task.train, task)
+        alone = torch.cat([losses(backbone, model, (example,), task) for example in task.train])
+        assert together.shape == (len(task.train),)
+        assert len(set(together.tolist())) > 1
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "method"), CELLS)
+def test_log_likelihoods_are_those_of_each_candidate_scored_alone(
+    kind: str, method: str, backbone_of: BackboneOf
+) -> None:
+    backbone = backbone_of(kind)
+    for task in tasks_of(kind):
+        model = adapted(backbone, method, task)
+        with torch.no_grad():
+            found = backbone.log_likelihoods(model, task.train, task)
+        for column, name in enumerate(task.candidates):
+            relabelled = [dataclasses.replace(example, label=name) for example in task.train]
+            alone = torch.cat([losses(backbone, model, (example,), task) for example in relabelled])
+            torch.testing.assert_close(-found[:, column], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "idefics3"])
+def test_candidates_are_scored_behind_the_shortest_prompts(kind: str, backbone_of: BackboneOf) -> None:
+    backbone, task = backbone_of(kind), tiny.text_task()
+    model = backbone.fresh_module(task.candidates).eval()
+    for texts in (("",), ("", "w1 w2 w3 w4"), ("w1", "w1 w2 w3 w4 w5 w6 w7")):
+        examples = tuple(Example(text_a=text, label="green") for text in texts)
+        with torch.no_grad():
+            found = backbone.log_likelihoods(model, examples, task)
+        alone = torch.cat([losses(backbone, model, (example,), task) for example in examples])
+        torch.testing.assert_close(-found[:, 1], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_vision_language_model_reads_the_text_of_a_text_task(backbone_of: BackboneOf) -> None:
+    backbone, task = backbone_of("idefics3"), tiny.text_task()
+    ids = backbone.collate(task.train, task)["input_ids"]
+    for row, example in zip(ids, task.train, strict=True):
+        assert f"user : {example.text_a} model :" in backbone.processor.tokenizer.decode(row)
+
+
+@pytest.mark.parametrize("kind", tiny.MAKERS)
+def test_independent_batches_have_the_same_nll_and_whole_rows_an_example(
+    kind: str, backbone_of: BackboneOf
+) -> None:
+    backbone = backbone_of(kind)
+    for task in tasks_of(kind):
+        model = adapted(backbone, "none", task)
+        batch = backbone.collate(task.train, task, independent=True)
+        assert all(len(tensor) % len(task.train) == 0 for tensor in batch.values())
+        expected = losses(backbone, model, task.train, task)
+        found = losses(backbone, model, task.train, task, independent=True)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+# The last two train or change tensors of the backbone itself.
+@pytest.mark.parametrize(
+    "method",
+    ["lora", "adapter", "prefix", "ln_tuning", {"bias": "all"}, {"init_lora_weights": "pissa"}],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", tiny.MAKERS)
+def test_training_leaves_the_backbone_bit_for_bit(
+    kind: str, method: str | dict[str, str], backbone_of: BackboneOf, tmp_path: Path
+) -> None:
+    backbone, task = backbone_of(kind), tiny.task_for(kind, validation=3)
+    if isinstance(method, dict):
+        file = tmp_path / "method.json"
+        lora = {"peft_type": "LORA", "r": 2, "target_modules": "all-linear"}
+        file.write_text(json.dumps(lora | method))
+        method = str(file)
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    modules = [type(module) for module in backbone.model.modules()]
+    expert = train_expert(backbone, task, TrainConfig(method=method, epochs=1, batch_size=3))
+    after = backbone.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert modules == [type(module) for module in backbone.model.modules()]
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+    assert expert.card.backbone == backbone.fingerprint
+
+
+@pytest.mark.parametrize("kind", tiny.MAKERS)
+def test_predict_answers_with_the_names_of_the_likeliest_candidates(
+    kind: str, backbone_of: BackboneOf
+) -> None:
+    backbone, task = backbone_of(kind), tiny.task_for(kind)
+    names = {"red": "a_1", "green": "b_2", "blue": "c_3"}
+    task = dataclasses.replace(
+        task,
+        candidates=tuple(names.values()),
+        candidate_texts={names[label]: text for label, text in task.candidate_texts.items()},
+        train=tuple(dataclasses.replace(example, label=names[example.label]) for example in task.train),
+    )
+    model = adapted(backbone, "none", task)
+    answers = backbone.predict(model, task.train, task, batch_size=2)
+    assert all(answer in task.candidates for answer in answers)
+    for answer, example in zip(answers, task.train, strict=True):
+        scored = [
+            float(losses(backbone, model, (dataclasses.replace(example, label=name),), task))
+            for name in task.candidates
+        ]
+        assert answer == task.candidates[min(range(3), key=scored.__getitem__)]
+
+
+def greedily(backbone: Backbone, model: nn.Module, example: Example, task: Task, tokens: int) -> str:
+    """The likeliest first tokens, each by a whole forward pass over what `collate` makes of the prompt."""
+    batch = backbone.collate([example], task)
+    written = batch.pop("label_mask").bool()
+    if batch.pop("labels", None) is not None:
+        answer, start = "decoder_input_ids", torch.full((1, 1), backbone.model.config.decoder_start_token_id)
+    else:
+        answer, start = "input_ids", batch["input_ids"][~written][None]
+        del batch["attention_mask"]
+    ids = start
+    with torch.no_grad():
+        for _ in range(tokens):
+            mask = {} if answer != "input_ids" else {"attention_mask": torch.ones_like(ids)}
+            best = model(**batch | mask | {answer: ids}).logits[:, -1:].argmax(dim=-1)
+            if best.item() == backbone.tokenizer.eos_token_id:
+                break
+            ids = torch.cat([ids, best], dim=1)
+    return backbone.tokenizer.decode(ids[0, start.shape[1] :], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("method", ["none", "lora", "prompt", "prefix"])
+@pytest.mark.parametrize("kind", GENERATIVE)
+def test_free_form_answers_are_what_greedy_decoding_writes(
+    kind: str, method: str, backbone_of: BackboneOf
+) -> None:
+    backbone, task = backbone_of(kind), tiny.open_task(pictures=kind == "idefics3")
+    backbone.check(task)
+    model = adapted(backbone, method, task)
+    answers = backbone.predict(model, task.train, task, batch_size=3)
+    expected = [greedily(backbone, model, example, task, 8) for example in task.train]
+    assert len(set(expected)) > 1
+    for answer, start in zip(answers, expected, strict=True):
+        assert answer.startswith(start.rstrip("\ufffd"))  # the first bytes of a character
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("t5", tiny.picture_task()),
+        ("llama", tiny.picture_task()),
+        ("qwen2", tiny.picture_task(question=True)),
+        ("bert", tiny.picture_task()),
+        ("bert", tiny.open_task()),
+        ("clip", tiny.picture_task(question=True)),
+        ("clip", tiny.open_task(pictures=True)),
+        ("bert_classifier", tiny.picture_task()),
+        ("bert_classifier", tiny.open_task()),
+        ("vit", tiny.text_task()),
+        ("vit", tiny.picture_task(question=True)),
+        ("vit", tiny.open_task(pictures=True)),
+    ],
+)
+def test_a_task_that_the_family_cannot_do_is_refused(kind: str, task: Task, backbone_of: BackboneOf) -> None:
+    with pytest.raises(BackboneError):
+        backbone_of(kind).check(task)
+    with pytest.raises(BackboneError):
+        train_expert(backbone_of(kind), task, TrainConfig(epochs=1))
+
+
+@pytest.mark.parametrize("kind", ["bert", "clip", "bert_classifier", "vit"])
+def test_a_family_that_chooses_does_not_generate(kind: str, backbone_of: BackboneOf) -> None:
+    backbone, task = backbone_of(kind), tiny.open_task(pictures=kind in tiny.PICTURES)
+    with pytest.raises(BackboneError, match="candidate"):
+        backbone.predict(backbone.model, task.train, task)
+
+
+@pytest.mark.parametrize("kind", tiny.MAKERS)
+def test_fingerprint_tells_weights_apart_and_not_their_precision(
+    kind: str, folder_of: Callable[[str], Path], backbone_of: BackboneOf, tmp_path: Path
+) -> None:
+    fingerprint = backbone_of(kind).fingerprint
+    half = load_backbone(folder_of(kind), dtype="bfloat16", device="cpu")
+    assert next(half.model.parameters()).dtype == torch.bfloat16
+    assert half.fingerprint == fingerprint
+    other = load_backbone(tiny.save(kind, tmp_path / kind, seed=1), device="cpu")
+    assert other.fingerprint != fingerprint
+
+
+@pytest.mark.parametrize("kind", ["bert_classifier", "vit"])
+def test_a_head_belongs_to_the_task(kind: str, backbone_of: BackboneOf) -> None:
+    backbone = backbone_of(kind)
+    for classes in (2, 3, 4):
+        task = tiny.task_for(kind, classes=classes)
+        model = adapted(backbone, "lora", task)
+        with torch.no_grad():
+            assert backbone.log_likelihoods(model, task.train, task).shape == (6, classes)
+        assert model.config.num_labels == classes
+        assert list(model.config.id2label.values()) == list(task.candidates)
+    assert backbone.model.config.num_labels == 2
+
+
+@pytest.mark.parametrize("kind", ["bert_classifier", "vit"])
+def test_a_head_of_another_size_leaves_the_adapter_its_initialisation(
+    kind: str, backbone_of: BackboneOf
+) -> None:
+    config = TrainConfig(epochs=0)
+    cards = [
+        train_expert(backbone_of(kind), tiny.task_for(kind, seed, classes=classes), config).card
+        for seed, classes in enumerate((2, 3, 4))
+    ]
+    assert len({card.initialisation for card in cards}) == 1
+
+
+@pytest.mark.parametrize("kind", ["bert_classifier", "vit"])
+def test_a_head_does_not_count_for_the_fingerprint(
+    kind: str, backbone_of: BackboneOf, tmp_path: Path
+) -> None:
+    backbone = backbone_of(kind)
+    for module in ("model", "processor"):
+        getattr(backbone, module).save_pretrained(tmp_path)
+    again = load_backbone(tmp_path, device="cpu")
+    head = again.model.get_parameter("classifier.weight")
+    head.data.add_(1.0)
+    assert again.fingerprint == backbone.fingerprint
+
+
+def test_two_texts_are_encoded_as_a_pair_where_there_is_no_prompt(backbone_of: BackboneOf) -> None:
+    task = tiny.text_task()
+    pairs = tuple(dataclasses.replace(example, text_b="w1 w2") for example in task.train)
+    task = dataclasses.replace(task, train=pairs)
+    for kind in ("bert", "bert_classifier"):
+        ids = backbone_of(kind).collate(task.train, task)["input_ids"]
+        assert bool(((ids == tiny.VOCABULARY.index(tiny.EOS)).sum(dim=1) == 2).all())
+        model = adapted(backbone_of(kind), "none", task)
+        alone = torch.cat([losses(backbone_of(kind), model, (example,), task) for example in task.train])
+        torch.testing.assert_close(losses(backbone_of(kind), model, task.train, task), alone)
+
+
+# --- folders that are not a backbone
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    for name in (tmp_path / "nowhere", "nobody/nothing-of-this-name"):
+        with pytest.raises(BackboneError, match="local folder"):
+            load_backbone(name)
+    with pytest.raises(BackboneError, match="local folder"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        *((kind, "model.safetensors") for kind in ("t5", "llama", "idefics3", "bert", "vit")),
+        *((kind, "tokenizer.json") for kind in ("t5", "llama", "idefics3", "bert")),
+        ("idefics3", "processor_config.json"),
+        ("vit", "preprocessor_config.json"),
+    ],
+)
+def test_a_folder_without_weights_or_processor_is_named(
+    kind: str, part: str, folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folder_of(kind), tmp_path / kind)
+    (tmp_path / kind / part).unlink()
+    with pytest.raises(BackboneError, match=str(tmp_path)):
+        load_backbone(tmp_path / kind)
+
+
+def test_truncated_weights_are_named(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(folder_of("t5"), tmp_path / "t5")
+    weights = tmp_path / "t5" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(BackboneError, match=str(tmp_path)):
+        load_backbone(tmp_path / "t5")
+
+
+def test_unknown_family_and_precision_are_refused(folder_of: Callable[[str], Path]) -> None:
+    with pytest.raises(BackboneError, match="family"):
+        load_backbone(folder_of("t5"), family="encoder")
+    with pytest.raises(BackboneError, match="dtype"):
+        load_backbone(folder_of("t5"), dtype="float33")
+
+
+def test_an_architecture_of_no_family_is_refused(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(folder_of("bert"), tmp_path / "bert")
+    config = tmp_path / "bert" / "config.json"
+    config.write_text(config.read_text().replace('"BertModel"', '"BertForTokenClassification"'))
+    with pytest.raises(BackboneError, match="BertForTokenClassification"):
+        load_backbone(tmp_path / "bert")
