@@ -1,0 +1,309 @@
+"""An expert: a PEFT adapter trained on one task, and its card."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pituning.adapter_files import WEIGHTS, check_finite, load_peft_config, load_tensors
+from pituning.errors import ExpertError, PituningError
+from pituning.foundation import Foundation
+from pituning.seed import isolated_seed
+
+CARD = "expert.json"
+UNKNOWN = "unknown"  # the initialisation of an adapter trained elsewhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertCard:
+    """Where an expert comes from.
+
+    Attributes:
+        name: unique in a pool.
+        task: the task's name.
+        backbone: the frozen model's fingerprint.
+        backbone_name: what it was loaded from; for people, and to load it again.
+        initialisation: hash of the adapter's tensors and configuration before training. Experts with the same
+            one may be mixed in parameter space.
+        data: the fingerprint of the examples it saw.
+        source: the fingerprint of the whole training split they were drawn from.
+        labels: the candidates, in the order of a head's outputs.
+        scores: what was measured, by name ("validation", "test").
+        versions: of the libraries that made it.
+        recipe: the configuration that made it.
+    """
+
+    name: str
+    task: str
+    backbone: str
+    backbone_name: str = ""
+    initialisation: str = UNKNOWN
+    data: str = UNKNOWN
+    source: str = UNKNOWN
+    labels: Sequence[str] = ()
+    metric: str = UNKNOWN
+    scores: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """An adapter's configuration and tensors, named as PEFT saves them."""
+
+    card: ExpertCard
+    config: PeftConfig
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def name(self) -> str:
+        """The card's name."""
+        return self.card.name
+
+    @property
+    def method(self) -> str:
+        """PEFT's type, such as "LORA"."""
+        return method_of(self.config)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the configuration and the tensors."""
+        return tensors_digest(self.tensors, self.config)
+
+    def renamed(self, name: str) -> Expert:
+        """The same expert under another name."""
+        return Expert(replace(self.card, name=name), self.config, self.tensors)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write what PEFT writes (`adapter_config.json`, `adapter_model.safetensors`) and `expert.json`.
+
+        The folder appears whole or not at all.
+
+        Raises:
+            ExpertError: if the folder exists, or cannot be written.
+        """
+        target = Path(folder)
+        if target.exists():
+            raise ExpertError(
+                "an expert is never overwritten", f"{target} exists", "Remove it or choose another folder."
+            )
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        except OSError as error:
+            raise unwritable(target, error) from error
+        try:
+            self.write(scratch)
+            scratch.chmod(0o755)
+            os.replace(scratch, target)
+        except OSError as error:
+            raise unwritable(target, error) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return target
+
+    def write(self, folder: Path) -> None:
+        """Write the expert's files into a folder that exists.
+
+        Raises:
+            ExpertError: if a value is not finite.
+        """
+        check_finite(self.tensors, f"expert {self.name!r}")
+        config = copy.deepcopy(self.config)
+        config.inference_mode = True
+        config.save_pretrained(str(folder))
+        # Clones: safetensors refuses tensors that share memory.
+        tensors = {n: t.detach().cpu().contiguous().clone() for n, t in self.tensors.items()}
+        (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+        (folder / CARD).write_text(json.dumps(asdict(self.card), indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Expert:
+        """Read an expert folder, or any PEFT adapter folder (its card then says what is unknown).
+
+        Raises:
+            ExpertError: if a file is missing, truncated, not safetensors, or holds a value not finite.
+        """
+        folder = Path(folder)
+        tensors = load_tensors(folder / WEIGHTS)
+        config = load_peft_config(folder)
+        card_file = folder / CARD
+        if not card_file.is_file():
+            base = str(config.base_model_name_or_path)
+            return cls(ExpertCard(name=folder.name, task=folder.name, backbone=f"?{base}"), config, tensors)
+        try:
+            card = ExpertCard(**json.loads(card_file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ExpertError(
+                "expert.json must hold an expert's card",
+                f"{card_file}: {error}",
+                "Restore or delete the file.",
+            ) from error
+        return cls(card, config, tensors)
+
+
+def attach(backbone: Foundation, config: PeftConfig, *, labels: Sequence[str] = (), seed: int) -> PeftModel:
+    """A new adapter of this configuration on a copy that shares the backbone's weights, seeded.
+
+    Head and adapter each start from the seed, so the number of classes does not change the adapter.
+    Tensors of the backbone itself that the method trains (LoRA's `bias="all"`) or changes (PiSSA takes the
+    adapter's start out of the frozen weight) become copies, so the backbone stays as it was.
+    """
+    config = copy.deepcopy(config)
+    config.inference_mode = False
+    with isolated_seed(seed):
+        module = backbone.fresh_module(labels)
+    frozen = {id(parameter): (parameter, parameter.data) for parameter in module.parameters()}
+    with isolated_seed(seed):
+        model = get_peft_model(module, config)
+    own = {key: _unshared(parameter, data) for key, (parameter, data) in frozen.items()}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            replacement = own.get(id(parameter))
+            if replacement is not None:
+                setattr(module, name, replacement)
+    return model
+
+
+def _unshared(parameter: nn.Parameter, before: Tensor) -> nn.Parameter | None:
+    """A copy of a parameter that the adapter trains or changed (the backbone's is put right); else None."""
+    changed = parameter.data_ptr() != before.data_ptr()
+    if not changed and not parameter.requires_grad:
+        return None
+    own = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+    parameter.requires_grad_(False)
+    if changed:
+        parameter.data = before
+    return own
+
+
+def attach_expert(backbone: Foundation, expert: Expert) -> PeftModel:
+    """The expert's adapter, and its head if it has one, on a copy that shares the backbone's weights.
+
+    Raises:
+        ExpertError: if the adapter does not fit the backbone.
+    """
+    check_backbone(backbone, expert)
+    try:
+        model = attach(backbone, expert.config, labels=expert.card.labels, seed=0)
+        load_into(model, expert)
+    except PituningError:
+        raise
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ExpertError(
+            f"expert {expert.name!r} must fit the backbone {backbone.name!r}",
+            f"{type(error).__name__}: {error}".splitlines()[0],
+            "Use the backbone that it was trained on.",
+        ) from error
+    return model.eval()
+
+
+def check_backbone(backbone: Foundation, expert: Expert) -> None:
+    """Raise ExpertError where the card names another backbone."""
+    made_on = expert.card.backbone
+    if not made_on.startswith("?") and made_on != backbone.fingerprint:
+        raise ExpertError(
+            f"expert {expert.name!r} must be used on the backbone it was trained on",
+            f"{backbone.name} has fingerprint {backbone.fingerprint[:12]}, the expert names {made_on[:12]}",
+            "Load that backbone, or leave this expert out.",
+        )
+
+
+def load_into(model: PeftModel, expert: Expert) -> None:
+    """Write the expert's tensors into an adapter of the same configuration.
+
+    Raises:
+        ExpertError: naming the tensors that are missing, extra or of another shape.
+    """
+    expected = saved_tensors(model)
+    wrong = sorted(set(expected) ^ set(expert.tensors)) + sorted(
+        name
+        for name in set(expected) & set(expert.tensors)
+        if expected[name].shape != expert.tensors[name].shape
+    )
+    if wrong:
+        raise ExpertError(
+            f"the tensors of expert {expert.name!r} must be those of its configuration on this backbone",
+            f"missing, extra or of another shape: {', '.join(wrong[:5])}" + (" …" if len(wrong) > 5 else ""),
+            "Use the backbone (and the number of classes) that it was trained with.",
+        )
+    set_peft_model_state_dict(model, dict(expert.tensors))
+
+
+def saved_tensors(model: PeftModel) -> dict[str, Tensor]:
+    """The adapter's tensors under the names that PEFT saves, detached and on the CPU."""
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def method_of(config: PeftConfig) -> str:
+    """PEFT's type, such as "LORA"."""
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
+def is_head(name: str, config: PeftConfig) -> bool:
+    """Whether a tensor belongs to a module that the task owns: PEFT's `modules_to_save`.
+
+    PEFT adds "classifier" and "score" by itself for sequence classification.
+    """
+    heads = set(getattr(config, "modules_to_save", None) or ())
+    if config.task_type == "SEQ_CLS":
+        heads |= {"classifier", "score"}
+    return not heads.isdisjoint(name.split("."))
+
+
+def initialisation_of(model: PeftModel) -> str:
+    """Hash of an adapter that is not trained yet, without the task's head."""
+    config = model.active_peft_config
+    return tensors_digest({n: t for n, t in saved_tensors(model).items() if not is_head(n, config)}, config)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], config: PeftConfig) -> str:
+    """SHA-256 of the tensors and of the configuration's choices (not of paths or versions)."""
+    ignored = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
+    choices = {key: value for key, value in config.to_dict().items() if key not in ignored}
+    digest = hashlib.sha256(json.dumps(choices, sort_keys=True, default=_plain).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what makes an expert."""
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+    }
+
+
+def unwritable(target: Path, error: OSError) -> ExpertError:
+    """The error for a folder that cannot be written (permissions, full disk)."""
+    return ExpertError(
+        f"{target.parent} must be writable and have room",
+        f"{error.strerror or error}",
+        "Free space, mend the permissions or choose another folder; nothing was changed.",
+    )

@@ -1,0 +1,323 @@
+"""The training loop that experts and mixtures share: early stopping, best state kept, exact resuming."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pituning.errors import ConfigError, TrainingError
+from pituning.seed import isolated_seed, random_state, restore_random_state
+from pituning.task import Example
+
+CHECKPOINT = "checkpoint.safetensors"
+
+# Steps of an epoch at least: so that epochs and patience mean much the same for 32 examples as for 30,000.
+EPOCH_STEPS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """What every training run can be told."""
+
+    epochs: int = field(
+        default=10,
+        metadata={
+            "help": "passes over the training examples, at most; a small set is passed over until an epoch "
+            f"has {EPOCH_STEPS} steps"
+        },
+    )
+    batch_size: int = field(default=16, metadata={"help": "examples a step"})
+    patience: int = field(
+        default=3, metadata={"help": "stop after so many epochs without a better validation; 0 never stops"}
+    )
+    warmup: float = field(
+        default=0.06,
+        metadata={"help": "part of all steps over which the rate rises; it falls linearly after"},
+    )
+    weight_decay: float = field(default=0.01, metadata={"help": "decoupled, as in AdamW; none on α"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
+    precision: Literal["float32", "bfloat16"] = field(
+        default="float32",
+        metadata={"help": "bfloat16 runs the forward under autocast; parameters stay float32"},
+    )
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "recompute activations in the backward pass to save memory"}
+    )
+    seed: int = field(default=0, metadata={"help": "of the order of examples and of dropout"})
+
+    def __post_init__(self) -> None:
+        """Collect what is out of range."""
+        faults = [
+            ConfigError(f"{name} must be at least {least}", str(getattr(self, name)), f"Raise {name}.")
+            for name, least in (("epochs", 0), ("batch_size", 1), ("patience", 0), ("weight_decay", 0))
+            if getattr(self, name) < least
+        ]
+        faults += [
+            ConfigError(f"{name} must be above 0", str(value), f"Raise {name}.")
+            for name, value in asdict(self).items()
+            if (name.endswith("learning_rate") or name == "max_grad_norm")
+            and value is not None
+            and value <= 0
+        ]
+        if not 0 <= self.warmup < 1:
+            faults.append(ConfigError("warmup must lie in [0, 1)", str(self.warmup), "Try 0.06."))
+        ConfigError.collect(faults)
+
+
+@dataclass(frozen=True, order=True)
+class Evaluation:
+    """A validation result; the greater is the better: score first, then the lower loss."""
+
+    score: float
+    negative_loss: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training did; the module holds the best state.
+
+    Attributes:
+        history: one entry an epoch: epoch, loss (mean a training example, nats), score, validation loss.
+        best_epoch: 0 is the state before training.
+        best: its validation result; None where there was nothing to validate on.
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    best: Evaluation | None
+
+
+@dataclass
+class _State:
+    """Everything an interrupted run needs to go on as if nothing had happened."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best: Evaluation | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def fit(
+    module: nn.Module,
+    groups: list[dict[str, Any]],
+    nll: Callable[[list[Example]], Tensor],
+    evaluate: Callable[[], Evaluation] | None,
+    examples: Sequence[Example],
+    config: FitConfig,
+    *,
+    key: str = "",
+    workdir: Path | None = None,
+    resume: bool = False,
+    progress: str = "",
+) -> FitResult:
+    """Minimise the mean nll with AdamW; leave the best validated state in `module`.
+
+    Args:
+        module: its parameters with `requires_grad` are trained.
+        groups: the optimiser's parameter groups, each with its "lr".
+        nll: losses of a batch, one an example, from `module` as it is.
+        evaluate: validation of `module` as it is; None trains to the end and keeps the last state.
+        examples: the training examples.
+        config: see FitConfig.
+        key: identifies data, model and settings; a checkpoint with another key is refused.
+        workdir: where a checkpoint is kept after every epoch; None keeps none.
+        resume: go on from the checkpoint, where there is one. The result is that of an uninterrupted run.
+        progress: title of the progress bar; empty shows none.
+
+    Raises:
+        TrainingError: if a loss or a gradient is not finite, the checkpoint cannot be written, or it is of
+            another run or damaged. Whatever stops a run that has begun, `module` then holds the best state.
+    """
+    key = hashlib.sha256(f"{key}{json.dumps(asdict(config), sort_keys=True)}".encode()).hexdigest()
+    if not examples:
+        raise TrainingError("training needs examples", "none", "Check the training split.")
+    steps = max(EPOCH_STEPS, math.ceil(len(examples) / config.batch_size))
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    state, file = _State(), workdir / CHECKPOINT if workdir else None
+    with isolated_seed(config.seed):
+        if file and resume and file.exists():
+            state = _load(file, module, optimizer, key)
+        else:
+            state.best = evaluate() if evaluate else None
+            state.best_tensors = _trainable(module)
+            if file:  # a folder that cannot be written is found before anything is trained
+                _save(file, module, optimizer, state, key)
+        try:
+            for epoch in range(state.epoch, config.epochs):
+                stale = epoch - state.best_epoch
+                if evaluate and config.patience and stale >= config.patience:
+                    break
+                order = _shuffled(examples, config.batch_size, config.seed * 1_000_003 + epoch)
+                batches = tqdm(islice(order, steps), disable=not progress, total=steps)
+                batches.set_description(f"{progress} {epoch + 1}")
+                total, seen = 0.0, 0
+                for step, batch in enumerate(batches, epoch * steps):
+                    scale = _schedule(step, steps * config.epochs, config.warmup)
+                    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                        group["lr"] = rate * scale
+                    total += _step(module, optimizer, nll, batch, config, state, step)
+                    seen += len(batch)
+                state.epoch = epoch + 1
+                entry = {"epoch": epoch + 1, "loss": total / max(seen, 1)}
+                found = evaluate() if evaluate else None
+                if found is not None:
+                    entry |= {"score": found.score, "validation_loss": -found.negative_loss}
+                state.history.append(entry)
+                if found is None or state.best is None or found > state.best:
+                    state.best, state.best_epoch = found, epoch + 1
+                    state.best_tensors = _trainable(module)
+                if file:
+                    _save(file, module, optimizer, state, key)
+        finally:  # also where training stops early: a loss that is not finite, a full disk, Ctrl-C
+            _restore(module, state.best_tensors)
+    return FitResult(state.history, state.best_epoch, state.best)
+
+
+def _step(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    nll: Callable[[list[Example]], Tensor],
+    batch: list[Example],
+    config: FitConfig,
+    state: _State,
+    step: int,
+) -> float:
+    """One update; the summed loss of the batch."""
+    module.train()
+    _freeze_statistics(module)
+    optimizer.zero_grad(set_to_none=True)
+    device = next(module.parameters()).device.type
+    mixed = config.precision == "bfloat16"
+    with torch.autocast(device, dtype=torch.bfloat16) if mixed else contextlib.nullcontext():
+        losses = nll(batch)
+    loss = losses.mean()
+    _require_finite("loss", loss, step, state)
+    loss.backward()
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    _require_finite("gradient", nn.utils.clip_grad_norm_(trained, config.max_grad_norm), step, state)
+    optimizer.step()
+    return float(losses.detach().sum())
+
+
+def _require_finite(what: str, value: Tensor, step: int, state: _State) -> None:
+    if not bool(torch.isfinite(value)):
+        raise TrainingError(
+            f"the {what} must stay finite",
+            f"{float(value.detach())} at step {step + 1}; the state of epoch {state.best_epoch} was kept",
+            "Lower the learning rate, or look at the examples of that batch.",
+        )
+
+
+def _freeze_statistics(module: nn.Module) -> None:
+    """Batch norm of a frozen backbone keeps its running statistics."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.eval()
+
+
+def _schedule(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up, then linear decay to zero."""
+    rising = max(1, round(steps * warmup))
+    return (step + 1) / rising if step < rising else (steps - step) / max(1, steps - rising)
+
+
+def _shuffled(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
+    """Endless passes in batches, each in an order of its own that depends on the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(examples), generator=generator).tolist()
+        for start in range(0, len(order), size):
+            yield [examples[row] for row in order[start : start + size]]
+
+
+def _trainable(module: nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+
+
+def _restore(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name in tensors:
+                parameter.copy_(tensors[name])
+
+
+def _save(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: _State, key: str) -> None:
+    """Write the checkpoint beside the old one and swap them, so that a kill leaves one of the two whole."""
+    tensors = {f"now.{name}": tensor for name, tensor in _trainable(module).items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in state.best_tensors.items()}
+    tensors |= {
+        f"random.{name}": value for name, value in random_state(next(module.parameters()).device).items()
+    }
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": value.clone() for name, value in moments.items()}
+    facts = {
+        "key": key,
+        "epoch": state.epoch,
+        "best_epoch": state.best_epoch,
+        "best": None if state.best is None else [state.best.score, state.best.negative_loss],
+        "history": state.history,
+    }
+    scratch = file.with_suffix(".new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(save(tensors, metadata={"state": json.dumps(facts)}))
+        os.replace(scratch, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{file.parent} must be writable and have room for checkpoints",
+            f"{error.strerror or error} after epoch {state.epoch}; the best state so far was kept",
+            "Free space or choose another folder, then resume.",
+        ) from error
+
+
+def _load(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, key: str) -> _State:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            facts = json.loads(stored.metadata()["state"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise TrainingError(
+            "a checkpoint is a whole safetensors file", f"{file} ({error})", "Delete it and start again."
+        ) from error
+    if facts["key"] != key:
+        raise TrainingError(
+            "a run resumes with the data, model and options it was started with",
+            f"{file} is of another run",
+            "Give the same options, or leave --resume out to start again.",
+        )
+    _restore(module, _under("now.", tensors))
+    packed = optimizer.state_dict()
+    for name, value in _under("adam.", tensors).items():
+        index, _, moment = name.partition(".")
+        packed["state"].setdefault(int(index), {})[moment] = value
+    optimizer.load_state_dict(packed)
+    restore_random_state(_under("random.", tensors), next(module.parameters()).device)
+    return _State(
+        epoch=facts["epoch"],
+        best_epoch=facts["best_epoch"],
+        best=None if facts["best"] is None else Evaluation(*facts["best"]),
+        history=facts["history"],
+        best_tensors=_under("best.", tensors),
+    )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

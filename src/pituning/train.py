@@ -1,0 +1,168 @@
+"""Step 1 of the method: one expert for one task, the backbone frozen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pituning.backbones import Backbone
+from pituning.backbones.base import batches_by_length
+from pituning.expert import (
+    Expert,
+    ExpertCard,
+    attach,
+    initialisation_of,
+    library_versions,
+    method_of,
+    saved_tensors,
+)
+from pituning.fit import Evaluation, FitConfig, fit
+from pituning.foundation import checkpoint_activations
+from pituning.methods import METHOD_NAMES, peft_config
+from pituning.task import Example, Task
+
+# Rates at which small sets train well within ten epochs; methods with few parameters need larger ones.
+LEARNING_RATES = {"LORA": 1e-3, "PROMPT_TUNING": 3e-2, "PREFIX_TUNING": 1e-2, "IA3": 1e-2, "VERA": 1e-2}
+OTHER_LEARNING_RATE = 2e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(FitConfig):
+    """How an expert is trained."""
+
+    method: str | None = field(
+        default=None,
+        metadata={
+            "help": f"{', '.join(METHOD_NAMES)}, or a PEFT adapter_config.json (default: the pool's, or lora)"
+        },
+    )
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "peak rate of AdamW (default: by method)"}
+    )
+    max_examples: int | None = field(
+        default=None, metadata={"help": "train on at most so many examples (the first by hash)"}
+    )
+    init_seed: int = field(
+        default=0, metadata={"help": "of the adapter's initialisation; experts of one pool share it"}
+    )
+
+
+def train_expert(
+    backbone: Backbone,
+    task: Task,
+    config: TrainConfig | None = None,
+    *,
+    name: str | None = None,
+    like: Expert | None = None,
+    workdir: Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Expert:
+    """Train an adapter on the task's training examples; keep the state that validates best.
+
+    Args:
+        backbone: frozen; it is left as it was.
+        task: its training split, and its validation split for early stopping.
+        config: see TrainConfig.
+        name: the expert's; the task's name where not given.
+        like: take the adapter's configuration from this expert, unless `config.method` names one.
+        workdir: where checkpoints are kept; None keeps none.
+        resume: go on from the checkpoint in `workdir`.
+
+    Raises:
+        BackboneError: if the backbone cannot do the task.
+        ExpertError: if the method does not fit the backbone.
+        TrainingError: if the loss is not finite.
+    """
+    config = config or TrainConfig()
+    backbone.check(task)
+    labels = task.candidates
+    heads = backbone.head_modules(backbone.model)
+    if like is not None and config.method is None:
+        adapter = like.config
+    else:
+        adapter = peft_config(config.method or "lora", backbone.model, heads=heads)
+    model = attach(backbone, adapter, labels=labels, seed=config.init_seed)
+    if config.gradient_checkpointing:
+        checkpoint_activations(model.get_base_model())
+    initialisation = initialisation_of(model)
+    examples = list(task.train)
+    if config.max_examples is not None:
+        examples = sorted(examples, key=lambda example: example.digest)[: config.max_examples]
+    rate = config.learning_rate or LEARNING_RATES.get(method_of(adapter), OTHER_LEARNING_RATE)
+    result = fit(
+        model,
+        [{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate}],
+        lambda batch: backbone.nll(model, backbone.collate(batch, task)),
+        validation_of(backbone, model, task),
+        examples,
+        config,
+        key=f"{backbone.fingerprint}{task.fingerprint}{initialisation}",
+        workdir=workdir,
+        resume=resume,
+        progress=f"train {task.name}" if progress else "",
+    )
+    card = ExpertCard(
+        name=name or task.name,
+        task=task.name,
+        backbone=backbone.fingerprint,
+        backbone_name=backbone.name,
+        initialisation=initialisation,
+        data=task.fingerprint,
+        source=task.source,
+        labels=list(labels),
+        metric=task.metric,
+        scores={} if result.best is None else {"validation": result.best.score},
+        versions=library_versions(),
+        recipe={**asdict(config), "learning_rate": rate, "best_epoch": result.best_epoch},
+    )
+    return Expert(card, model.peft_config["default"], saved_tensors(model))
+
+
+class _Validation:
+    """Scores a model on a task's validation examples."""
+
+    def __init__(self, backbone: Backbone, model: nn.Module, task: Task) -> None:
+        self.backbone, self.model, self.task = backbone, model, task
+
+    def __call__(self) -> Evaluation:
+        return evaluate(self.backbone, self.model, self.task, self.task.validation)
+
+
+def validation_of(backbone: Backbone, model: nn.Module, task: Task) -> _Validation | None:
+    """A function that validates `model` as it is then; None where the task has nothing to validate on."""
+    return _Validation(backbone, model, task) if task.validation else None
+
+
+def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[Example, ...]) -> Evaluation:
+    """Score by the task's metric, and the mean loss in nats among the candidates.
+
+    Free-form answers are compared by their loss alone: writing them each epoch would cost more than
+    training.
+    """
+    model.eval()
+    losses = torch.zeros(len(examples))
+    predictions = [""] * len(examples)
+    with torch.no_grad():
+        for rows in batches_by_length(examples, 32):
+            chunk = [examples[row] for row in rows]
+            if not task.candidates:
+                losses[rows] = backbone.nll(model, backbone.collate(chunk, task)).float().cpu()
+                continue
+            likelihoods = backbone.log_likelihoods(model, chunk, task).log_softmax(dim=1).float().cpu()
+            gold = [task.answer_index(example) for example in chunk]
+            losses[rows] = -likelihoods[range(len(rows)), gold]
+            for row, best in zip(rows, likelihoods.argmax(dim=1).tolist(), strict=True):
+                predictions[row] = task.candidates[best]
+    loss = float(losses.mean())
+    score = task.score(predictions, examples) if task.candidates else 0.0
+    return Evaluation(score, -loss)
+
+
+def score(backbone: Backbone, model: nn.Module, task: Task, split: str = "test") -> float:
+    """The task's metric on a split, with free-form answers generated."""
+    examples = task.split(split)
+    return task.score(backbone.predict(model, examples, task), examples)

@@ -1,0 +1,327 @@
+"""Laws of the training loop: the same result whether interrupted or not, and nothing lost when it stops."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pituning.errors import ConfigError, TrainingError
+from pituning.fit import CHECKPOINT, EPOCH_STEPS, Evaluation, FitConfig, FitResult, fit
+from pituning.task import Example
+
+CONFIG = FitConfig(epochs=4, batch_size=4, patience=0, seed=3)
+EXAMPLES = [Example(text_a=str(row), label=str(row % 2)) for row in range(10)]
+STEPS = EPOCH_STEPS * 4  # the examples fill three batches, so an epoch is several passes
+RATE = 0.05
+
+
+class Interruption(Exception):
+    pass
+
+
+def net() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 2))
+
+
+def losses(module: nn.Module, batch: list[Example]) -> Tensor:
+    rows = torch.tensor([float(example.text_a or 0) for example in batch])
+    x = torch.stack([rows.sin(), rows.cos(), rows / 10, torch.ones_like(rows)], dim=1)
+    gold = torch.tensor([int(example.label or 0) for example in batch])
+    return nn.functional.cross_entropy(module(x), gold, reduction="none")
+
+
+def run(
+    module: nn.Module,
+    config: FitConfig = CONFIG,
+    *,
+    stop_at: int | None = None,
+    nll: Callable[[list[Example]], Tensor] | None = None,
+    scores: Callable[[], Evaluation] | None = None,
+    **options: Any,
+) -> FitResult:
+    step = -1
+
+    def counted(batch: list[Example]) -> Tensor:
+        nonlocal step
+        step += 1
+        if step == stop_at:
+            raise Interruption
+        return losses(module, batch)
+
+    @torch.no_grad()
+    def validate() -> Evaluation:
+        module.eval()
+        return Evaluation(0.0, -float(losses(module, EXAMPLES).mean()))
+
+    groups = [{"params": list(module.parameters()), "lr": RATE}]
+    return fit(module, groups, nll or counted, scores or validate, EXAMPLES, config, **options)
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_same_seed_same_result_and_callers_generator_untouched() -> None:
+    one, other, different = net(), net(), net()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert run(one) == run(other)
+    run(different, replace(CONFIG, seed=4))
+    assert torch.equal(before, torch.get_rng_state())
+    assert equal(one, other)
+    assert not equal(one, different)
+
+
+@pytest.mark.parametrize("stop_at", range(0, STEPS, 3))
+def test_run_stopped_at_any_step_resumes_bit_for_bit(stop_at: int, tmp_path: Path) -> None:
+    whole, stopped, resumed = net(), net(), net()
+    expected = run(whole)
+    with pytest.raises(Interruption):
+        run(stopped, stop_at=stop_at, workdir=tmp_path)
+    assert files(tmp_path) == [CHECKPOINT]
+    assert run(resumed, workdir=tmp_path, resume=True) == expected
+    assert equal(resumed, whole)
+
+
+def test_run_stopped_twice_resumes_bit_for_bit(tmp_path: Path) -> None:
+    whole, part = net(), net()
+    run(whole)
+    for stop_at in (EPOCH_STEPS + 4, EPOCH_STEPS + 5):
+        with pytest.raises(Interruption):
+            run(net(), stop_at=stop_at, workdir=tmp_path, resume=True)
+    run(part, workdir=tmp_path, resume=True)
+    assert equal(part, whole)
+
+
+def test_finished_run_resumes_to_its_result(tmp_path: Path) -> None:
+    one, other = net(), net()
+    assert run(one, workdir=tmp_path) == run(other, workdir=tmp_path, resume=True, nll=lambda _: 1 / 0)  # type: ignore[arg-type]
+    assert equal(one, other)
+
+
+def test_without_resume_a_run_starts_again(tmp_path: Path) -> None:
+    one, other = net(), net()
+    run(one, replace(CONFIG, seed=9), workdir=tmp_path)
+    run(other, workdir=tmp_path)
+    run(one := net())
+    assert equal(one, other)
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"epochs": 5}, {"batch_size": 5}, {"weight_decay": 0.5}])
+def test_other_options_are_refused_on_resume(change: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(Interruption):
+        run(net(), stop_at=EPOCH_STEPS + 3, workdir=tmp_path)
+    with pytest.raises(TrainingError, match="is of another run"):
+        run(net(), replace(CONFIG, **change), workdir=tmp_path, resume=True)
+    with pytest.raises(TrainingError, match="is of another run"):
+        run(net(), workdir=tmp_path, resume=True, key="other data")
+
+
+@pytest.mark.parametrize("cut", [0, 7, 100, -1])
+def test_damaged_checkpoint_is_an_error_that_says_so(cut: int, tmp_path: Path) -> None:
+    run(net(), workdir=tmp_path)
+    file = tmp_path / CHECKPOINT
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(TrainingError, match=r"whole safetensors file.*Delete it and start again"):
+        run(net(), workdir=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("step", [0, EPOCH_STEPS + 4])
+def test_loss_that_is_not_finite_stops_and_keeps_the_best(bad: float, step: int, tmp_path: Path) -> None:
+    module, reference, seen = net(), net(), -1
+
+    def nll(batch: list[Example]) -> Tensor:
+        nonlocal seen
+        seen += 1
+        return losses(module, batch) * (bad if seen == step else 1.0)
+
+    with pytest.raises(TrainingError, match=rf"loss must stay finite.* at step {step + 1};"):
+        run(module, nll=nll, workdir=tmp_path)
+    with pytest.raises(Interruption):
+        run(reference, stop_at=step)
+    assert equal(module, reference)
+    resumed, whole = net(), net()
+    run(resumed, workdir=tmp_path, resume=True)
+    run(whole)
+    assert equal(resumed, whole)
+
+
+def test_gradient_that_is_not_finite_stops_before_it_is_applied() -> None:
+    module = net()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    def nll(batch: list[Example]) -> Tensor:
+        return losses(module, batch) + (module[0].weight.sum() * 0).abs().sqrt()  # type: ignore[union-attr, operator, index]
+
+    with pytest.raises(TrainingError, match=r"gradient must stay finite.* at step 1;"):
+        run(module, nll=nll)
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def scripted(*values: float) -> Callable[[], Evaluation]:
+    scores = iter(values)
+    return lambda: Evaluation(next(scores), 0.0)
+
+
+def test_best_state_is_restored() -> None:
+    module, two_epochs = net(), net()
+    result = run(module, scores=scripted(0.1, 0.2, 0.9, 0.3, 0.2))
+    assert (result.best_epoch, result.best) == (2, Evaluation(0.9, 0.0))
+    with pytest.raises(Interruption):
+        run(two_epochs, stop_at=2 * EPOCH_STEPS, scores=scripted(0.1, 0.2, 0.9))
+    assert equal(module, two_epochs)
+
+
+def test_state_before_training_is_kept_where_training_makes_it_worse() -> None:
+    module = net()
+    assert run(module, scores=scripted(0.9, 0.1, 0.2, 0.3, 0.4)).best_epoch == 0
+    assert equal(module, net())
+
+
+def test_patience_counts_epochs_without_a_better_validation() -> None:
+    config = replace(CONFIG, epochs=10, patience=2)
+    result = run(net(), config, scores=scripted(0.1, 0.5, 0.4, 0.5, 0.9))
+    assert (len(result.history), result.best_epoch) == (3, 1)
+
+
+def test_a_small_set_is_passed_over_until_an_epoch_has_enough_steps() -> None:
+    seen: list[list[str]] = []
+    module = net()
+
+    def spy(batch: list[Example]) -> Tensor:
+        seen.append([str(example.text_a) for example in batch])
+        return losses(module, batch)
+
+    run(module, replace(CONFIG, epochs=1), nll=spy)
+    assert len(seen) == EPOCH_STEPS
+    everyone = sorted(str(example.text_a) for example in EXAMPLES)
+    for start in range(0, 9, 3):  # three batches are a pass
+        assert sorted(sum(seen[start : start + 3], [])) == everyone
+    assert seen[:3] != seen[3:6]
+
+
+def test_equal_score_with_lower_loss_is_better() -> None:
+    assert Evaluation(0.5, -1.0) > Evaluation(0.5, -2.0)
+    assert Evaluation(0.6, -9.0) > Evaluation(0.5, -1.0)
+
+
+def test_without_validation_the_last_state_is_kept() -> None:
+    module = net()
+    groups = [{"params": list(module.parameters()), "lr": RATE}]
+    result = fit(module, groups, lambda batch: losses(module, batch), None, EXAMPLES, CONFIG)
+    assert (result.best_epoch, result.best, len(result.history)) == (4, None, 4)
+
+
+def test_full_disk_keeps_the_old_checkpoint_and_the_best_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, writes = Path.write_bytes, 0
+
+    def full(path: Path, content: bytes) -> int:
+        nonlocal writes
+        writes += 1
+        if writes == 3:  # after the start and the first epoch
+            real(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, content)
+
+    module, two_epochs = net(), net()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(TrainingError, match=r"have room for checkpoints.*No space left.*after epoch 2"):
+        run(module, workdir=tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(Interruption):
+        run(two_epochs, stop_at=2 * EPOCH_STEPS)
+    assert equal(module, two_epochs)
+    assert files(tmp_path) == [CHECKPOINT]
+    resumed, whole = net(), net()
+    run(resumed, workdir=tmp_path, resume=True)
+    run(whole)
+    assert equal(resumed, whole)
+
+
+def test_folder_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="must be writable"):
+        run(net(), workdir=tmp_path / "file" / "work", nll=lambda _: 1 / 0)  # type: ignore[arg-type]
+
+
+def test_options_out_of_range_are_named_together() -> None:
+    with pytest.raises(ConfigError, match="epochs must be at least 0 and batch_size must be at least 1"):
+        FitConfig(epochs=-1, batch_size=0)
+    with pytest.raises(ConfigError, match="warmup"):
+        FitConfig(warmup=1.0)
+
+
+def test_no_epochs_change_nothing(tmp_path: Path) -> None:
+    module = net()
+    assert run(module, replace(CONFIG, epochs=0), workdir=tmp_path).history == []
+    assert equal(module, net())
+
+
+def test_bfloat16_runs_under_autocast_with_parameters_in_float32() -> None:
+    module, types = net(), set()
+    module[3].register_forward_hook(lambda _, __, out: types.add(out.dtype))  # type: ignore[index]
+    run(module, replace(CONFIG, precision="bfloat16", epochs=1))
+    assert torch.bfloat16 in types
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+KILLED = textwrap.dedent(
+    """
+    import sys, time
+    from pathlib import Path
+    sys.path[:0] = {path!r}
+    import test_fit
+    module, step = test_fit.net(), -1
+    def nll(batch):
+        global step
+        step += 1
+        if step == 7:
+            Path({ready!r}).touch()
+            time.sleep(60)
+        return test_fit.losses(module, batch)
+    test_fit.run(module, nll=nll, workdir=Path({work!r}))
+    """
+)
+
+
+@pytest.mark.slow
+def test_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
+    here, ready, work = Path(__file__).parent, tmp_path / "ready", tmp_path / "work"
+    code = KILLED.format(path=[str(here), str(here.parent)], ready=str(ready), work=str(work))
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        deadline = time.monotonic() + 120
+        while not ready.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    resumed, whole = net(), net()
+    run(resumed, workdir=work, resume=True)
+    run(whole)
+    assert equal(resumed, whole)
