@@ -1,0 +1,16 @@
+"""Predict: which tasks are alike, from the Fisher information of their experts."""
+
+from pituning.predict.embedding import FisherConfig, TaskEmbedding, embed
+from pituning.predict.fisher import diagonal_fisher
+from pituning.predict.graph import Neighbor, TaskGraph
+from pituning.predict.similarity import similarity
+
+__all__ = [
+    "FisherConfig",
+    "Neighbor",
+    "TaskEmbedding",
+    "TaskGraph",
+    "diagonal_fisher",
+    "embed",
+    "similarity",
+]

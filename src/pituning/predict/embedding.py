@@ -1,0 +1,253 @@
+"""A task as a point: the Fisher information of its expert on its data."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pituning.backbones import Backbone
+from pituning.backbones.base import batches_by_length
+from pituning.errors import BackboneError, ConfigError, StaleEmbeddingError
+from pituning.expert import Expert, attach_expert, is_head
+from pituning.predict.fisher import accumulate, batch_squared_fisher
+from pituning.predict.similarity import Setting, similarity
+from pituning.task import Example, Task
+
+EMBEDDING = "embedding.safetensors"
+
+# The first check for convergence; the following ones each come at twice the examples.
+FIRST_CHECK = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class FisherConfig:
+    """How a task is embedded."""
+
+    setting: Setting = field(
+        default="default",
+        metadata={"help": "default: exact per-example gradients; paper: the official code's batch gradients"},
+    )
+    labels: Literal["gold", "sampled"] = field(
+        default="gold",
+        metadata={"help": "gold answers, or answers sampled from the model (the true Fisher information)"},
+    )
+    max_examples: int = field(
+        default=1024, metadata={"help": "embed at most so many training examples (the first by hash)"}
+    )
+    tolerance: float = field(
+        default=1e-3,
+        metadata={
+            "help": "stop when the similarity of the embedding with the one after half the examples is "
+            "within this of 1; 0 uses all examples"
+        },
+    )
+    batch_size: int = field(
+        default=16, metadata={"help": "examples a pass; part of the result for 'paper' only"}
+    )
+    seed: int = field(default=0, metadata={"help": "for sampled labels"})
+
+    def __post_init__(self) -> None:
+        """Collect what is out of range."""
+        faults = [
+            ConfigError(f"{name} must be at least 1", str(value), f"Raise {name}.")
+            for name, value in (("max_examples", self.max_examples), ("batch_size", self.batch_size))
+            if value < 1
+        ]
+        if not 0 <= self.tolerance < 1:
+            faults.append(ConfigError("tolerance must lie in [0, 1)", str(self.tolerance), "Try 0.001."))
+        ConfigError.collect(faults)
+
+    @property
+    def hash(self) -> str:
+        """Of everything that changes the result."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class TaskEmbedding:
+    """The diagonal Fisher information by component, and the hashes of what made it.
+
+    Attributes:
+        task: the task's name.
+        components: tensor name -> float32, non-negative, of the tensor's shape. Heads are left out.
+        expert: the digest of the expert it was computed with.
+        data: the fingerprint of the task it was computed on.
+        config: the hash of the FisherConfig.
+        source: the fingerprint of the unsampled training data.
+        examples: how many were seen.
+    """
+
+    task: str
+    components: dict[str, Tensor]
+    expert: str
+    data: str
+    config: str
+    source: str
+    setting: Setting
+    examples: int
+
+    def check_fresh(
+        self, expert: Expert, *, task: Task | None = None, config: FisherConfig | None = None
+    ) -> None:
+        """Raise StaleEmbeddingError unless the expert (and the task, and the config) are still the same."""
+        wanted = {"expert": expert.digest}
+        wanted |= {"data": task.fingerprint} if task is not None else {}
+        wanted |= {"config": config.hash} if config is not None else {}
+        stale = [what for what, now in wanted.items() if getattr(self, what) != now]
+        if stale:
+            raise StaleEmbeddingError(
+                f"the embedding of {expert.name!r} must be of the {' and '.join(stale)} as now",
+                ", ".join(f"{what} {getattr(self, what)[:12]}, now {wanted[what][:12]}" for what in stale),
+                "Run `pituning embed` again.",
+            )
+
+    def to_bytes(self) -> bytes:
+        """One safetensors file; what made it is in the metadata."""
+        facts = {name: getattr(self, name) for name in _FACTS}
+        tensors = {name: tensor.contiguous() for name, tensor in self.components.items()}
+        content: bytes = save(tensors, metadata={"embedding": json.dumps(facts, sort_keys=True)})
+        return content
+
+    @classmethod
+    def load(cls, path: Path) -> TaskEmbedding:
+        """Read `embedding.safetensors`.
+
+        Raises:
+            StaleEmbeddingError: if it is missing or not a whole embedding file.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts: dict[str, Any] = json.loads((file.metadata() or {})["embedding"])
+                components = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return cls(components=components, **facts)
+        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise StaleEmbeddingError(
+                "a task embedding is a whole safetensors file written by `pituning embed`",
+                f"{path} ({type(error).__name__}: {error})",
+                "Run `pituning embed` again.",
+            ) from error
+
+
+_FACTS = [entry.name for entry in dataclasses.fields(TaskEmbedding) if entry.name != "components"]
+
+
+def embed(
+    backbone: Backbone,
+    expert: Expert,
+    task: Task,
+    config: FisherConfig | None = None,
+    *,
+    progress: bool = False,
+) -> TaskEmbedding:
+    """Fisher information of `expert` on the task's training examples.
+
+    Stops early when the similarity between the embedding now and after half as many examples is at least
+    1 - `tolerance`, looked at after 64, 128, 256 … examples. The result does not depend on the batch size.
+
+    Raises:
+        BackboneError: for sampled labels where the task has no candidates to sample from.
+        ExpertError: if the expert does not fit the backbone.
+    """
+    config = config or FisherConfig()
+    if config.labels == "sampled" and not task.candidates:
+        raise BackboneError(
+            "labels are sampled among a task's candidates", f"{task.name!r} has none", "Use labels='gold'."
+        )
+    model = attach_expert(backbone, expert)
+    # PEFT's prompt learning reads its table without calling it in inference mode; heads belong to the task.
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and is_head(name, expert.config):
+            parameter.requires_grad_(False)
+    examples = sorted(task.train, key=lambda example: example.digest)[: config.max_examples]
+    if config.labels == "sampled":
+        examples = sample_labels(backbone, model, examples, task, config.seed)
+    fisher, seen = _fisher(backbone, model, examples, task, config, progress)
+    return TaskEmbedding(
+        task=task.name,
+        components={component_name(name): tensor.cpu() for name, tensor in fisher.items()},
+        expert=expert.digest,
+        data=task.fingerprint,
+        config=config.hash,
+        source=task.source,
+        setting=config.setting,
+        examples=seen,
+    )
+
+
+def component_name(parameter: str) -> str:
+    """The parameter's name without PEFT's wrapping and adapter name."""
+    return parameter.removeprefix("base_model.model.").replace(".default", "")
+
+
+def sample_labels(
+    backbone: Backbone, model: nn.Module, examples: Sequence[Example], task: Task, seed: int
+) -> list[Example]:
+    """The examples with answers drawn from the model's own distribution over the candidates."""
+    generator = torch.Generator().manual_seed(seed)
+    sampled = list(examples)
+    with torch.no_grad():
+        for rows in batches_by_length(examples, 32):
+            likelihoods = backbone.log_likelihoods(model, [examples[row] for row in rows], task)
+            drawn = torch.multinomial(likelihoods.softmax(dim=1).cpu(), 1, generator=generator)
+            for row, index in zip(rows, drawn.flatten().tolist(), strict=True):
+                sampled[row] = dataclasses.replace(examples[row], label=task.candidates[index])
+    return sampled
+
+
+def _fisher(
+    backbone: Backbone,
+    model: nn.Module,
+    examples: Sequence[Example],
+    task: Task,
+    config: FisherConfig,
+    progress: bool,
+) -> tuple[dict[str, Tensor], int]:
+    """The mean and the number of examples it is over."""
+
+    def nll(model: nn.Module, batch: list[Example]) -> Tensor:
+        return backbone.nll(model, backbone.collate(batch, task, independent=True))
+
+    if config.setting == "paper":
+        starts = range(0, len(examples), config.batch_size)
+        batches = [list(examples[start : start + config.batch_size]) for start in starts]
+        return batch_squared_fisher(model, batches, nll), len(examples)
+    checkpoints = {FIRST_CHECK * 2**power for power in range(20)}
+    stream = _batches(examples, config.batch_size, sorted(checkpoints))
+    # A matching backbone reads the same candidates with every example.
+    fixed = backbone.family == "matching"
+    bar = tqdm(total=len(examples), desc=f"embed {task.name}", unit="example", disable=not progress)
+    before = None
+    with bar:
+        for run in accumulate(model, stream, nll, split=_one_by_one, fixed_rows=fixed):
+            bar.update(run.examples - bar.n)
+            if config.tolerance and run.examples in checkpoints:
+                mean = run.mean
+                if before is not None and similarity(before, mean) >= 1 - config.tolerance:
+                    break
+                before = mean
+    return run.mean, run.examples
+
+
+def _one_by_one(batch: list[Example]) -> list[list[Example]]:
+    return [[example] for example in batch]
+
+
+def _batches(examples: Sequence[Example], size: int, stops: Sequence[int]) -> Iterator[list[Example]]:
+    """Batches of like lengths that end exactly at each of `stops`."""
+    edges = [0, *[stop for stop in stops if stop < len(examples)], len(examples)]
+    for start, end in pairwise(edges):
+        segment = examples[start:end]
+        for rows in batches_by_length(segment, size):
+            yield [segment[row] for row in rows]

@@ -1,0 +1,194 @@
+"""Task embeddings: what they hold, when they stop, how they are kept and refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from pituning.backbones import Backbone
+from pituning.errors import BackboneError, ConfigError, StaleEmbeddingError
+from pituning.expert import Expert, ExpertCard, attach, attach_expert, saved_tensors
+from pituning.methods import peft_config
+from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
+from pituning.predict.embedding import FIRST_CHECK, component_name, sample_labels
+from pituning.task import Task
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+ALL = {"tolerance": 0.0}
+
+
+def expert_for(backbone: Backbone, task: Task, method: str = "lora") -> Expert:
+    """An adapter away from its start, as if it were trained."""
+    heads = backbone.head_modules(backbone.model)
+    config = peft_config(method, backbone.model, heads=heads)
+    model = attach(backbone, config, labels=task.candidates, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    card = ExpertCard(name=task.name, task=task.name, backbone=backbone.fingerprint, labels=task.candidates)
+    return Expert(card, model.active_peft_config, saved_tensors(model))
+
+
+@pytest.fixture
+def backbone(backbone_of: Callable[[str], Backbone]) -> Backbone:
+    return backbone_of("bert")
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return tiny.text_task(train=20)
+
+
+@pytest.fixture
+def expert(backbone: Backbone, task: Task) -> Expert:
+    return expert_for(backbone, task)
+
+
+def assert_close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert float((a[name] - b[name]).norm()) <= 1e-5 * float(b[name].norm()), name
+
+
+@pytest.mark.parametrize("labels", ["gold", "sampled"])
+def test_embedding_does_not_depend_on_the_batch_size(
+    backbone: Backbone, expert: Expert, task: Task, labels: str
+) -> None:
+    found = [
+        embed(backbone, expert, task, FisherConfig(batch_size=size, labels=labels))  # type: ignore[arg-type]
+        for size in (1, 7, 32)
+    ]
+    for other in found[1:]:
+        assert_close(other.components, found[0].components)
+
+
+def test_embedding_does_not_depend_on_the_order_of_the_examples(
+    backbone: Backbone, expert: Expert, task: Task
+) -> None:
+    turned = dataclasses.replace(task, train=task.train[::-1])
+    config = FisherConfig(max_examples=7)
+    found = [embed(backbone, expert, each, config) for each in (task, turned)]
+    assert found[0].examples == 7
+    assert_close(found[0].components, found[1].components)
+
+
+def test_paper_setting_squares_the_summed_gradient_of_each_batch(
+    backbone: Backbone, expert: Expert, task: Task
+) -> None:
+    found = embed(backbone, expert, task, FisherConfig(setting="paper", batch_size=8))
+    model = attach_expert(backbone, expert)
+    examples = sorted(task.train, key=lambda example: example.digest)
+    totals = {component_name(name): torch.zeros_like(p) for name, p in model.named_parameters()}
+    for start in range(0, len(examples), 8):
+        model.zero_grad()
+        batch = backbone.collate(examples[start : start + 8], task)  # the candidates are read once
+        backbone.nll(model, batch).sum().backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                totals[component_name(name)] += parameter.grad**2
+    assert_close(found.components, {name: totals[name] / len(examples) for name in found.components})
+    exact = embed(backbone, expert, task, FisherConfig(**ALL))
+    assert similarity(found.components, exact.components) < 0.99
+
+
+def test_a_head_is_not_part_of_an_embedding(backbone_of: Callable[[str], Backbone]) -> None:
+    backbone, task = backbone_of("bert_classifier"), tiny.task_for("bert_classifier")
+    found = embed(backbone, expert_for(backbone, task), task)
+    assert found.components
+    assert not [name for name in found.components if "classifier" in name]
+
+
+def test_embedding_stops_when_twice_the_examples_change_it_little(backbone: Backbone) -> None:
+    """After 64, 128, 256 … examples; at the first where the similarity with half as many is 1 - tolerance."""
+    task = tiny.text_task(train=4 * FIRST_CHECK + 10)
+    expert = expert_for(backbone, task)
+    everything = embed(backbone, expert, task, FisherConfig(**ALL))
+    assert everything.examples == 4 * FIRST_CHECK + 10
+    at = {
+        n: embed(backbone, expert, task, FisherConfig(max_examples=n, **ALL)).components
+        for n in (FIRST_CHECK, 2 * FIRST_CHECK, 4 * FIRST_CHECK)
+    }
+    first, second = (similarity(at[n], at[2 * n]) for n in (FIRST_CHECK, 2 * FIRST_CHECK))
+    loose = FisherConfig(tolerance=1 - first + 1e-6, batch_size=48)
+    assert embed(backbone, expert, task, loose).examples == 2 * FIRST_CHECK
+    assert second > first
+    middle = FisherConfig(tolerance=1 - (first + second) / 2, batch_size=48)
+    assert embed(backbone, expert, task, middle).examples == 4 * FIRST_CHECK
+    tight = FisherConfig(tolerance=(1 - second) / 2)
+    assert embed(backbone, expert, task, tight).examples == everything.examples
+
+
+def test_sampled_labels_are_the_seeds(backbone: Backbone, expert: Expert, task: Task) -> None:
+    model = attach_expert(backbone, expert)
+    drawn = [[e.label for e in sample_labels(backbone, model, task.train, task, seed)] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+    assert set(drawn[0]) <= set(task.candidates)
+
+
+def test_sampled_labels_need_candidates(backbone_of: Callable[[str], Backbone]) -> None:
+    backbone, task = backbone_of("t5"), tiny.open_task()
+    with pytest.raises(BackboneError, match="sampled among"):
+        embed(backbone, expert_for(backbone, task), task, FisherConfig(labels="sampled"))
+
+
+def test_save_then_load_is_bit_exact(backbone: Backbone, expert: Expert, task: Task, tmp_path: Path) -> None:
+    found = embed(backbone, expert, task)
+    file = tmp_path / "embedding.safetensors"
+    file.write_bytes(found.to_bytes())
+    loaded = TaskEmbedding.load(file)
+    assert loaded.components.keys() == found.components.keys()
+    assert all(torch.equal(loaded.components[name], found.components[name]) for name in found.components)
+    facts = [field.name for field in dataclasses.fields(TaskEmbedding) if field.name != "components"]
+    assert [getattr(loaded, name) for name in facts] == [getattr(found, name) for name in facts]
+    assert loaded.to_bytes() == found.to_bytes()
+
+
+def test_a_stale_embedding_is_refused(backbone: Backbone, expert: Expert, task: Task) -> None:
+    config = FisherConfig()
+    found = embed(backbone, expert, task, config)
+    found.check_fresh(expert, task=task, config=config)
+    name = next(iter(expert.tensors))
+    changed = Expert(expert.card, expert.config, {**expert.tensors, name: expert.tensors[name] + 1})
+    other = dataclasses.replace(task, train=task.train[1:])
+    for arguments in (
+        {"expert": changed},
+        {"expert": expert, "task": other},
+        {"expert": expert, "config": FisherConfig(max_examples=3)},
+    ):
+        with pytest.raises(StaleEmbeddingError, match="as now"):
+            found.check_fresh(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "foreign", "facts"])
+def test_a_broken_embedding_file_is_refused(
+    backbone: Backbone, expert: Expert, task: Task, tmp_path: Path, damage: str
+) -> None:
+    from safetensors.torch import save
+
+    whole = embed(backbone, expert, task).to_bytes()
+    tensors = {"w": torch.ones(1)}
+    content = {
+        "truncated": whole[:-10],
+        "empty": b"",
+        "foreign": save(tensors),
+        "facts": save(tensors, metadata={"embedding": '{"task": "t"}'}),
+    }
+    file = tmp_path / "embedding.safetensors"
+    if damage != "missing":
+        file.write_bytes(content[damage])
+    with pytest.raises(StaleEmbeddingError, match="whole safetensors file"):
+        TaskEmbedding.load(file)
+
+
+def test_all_faults_of_a_configuration_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"max_examples.*batch_size.*tolerance"):
+        FisherConfig(max_examples=0, batch_size=0, tolerance=1.0)
