@@ -1,0 +1,122 @@
+"""Which experts may be mixed, and in which space; every refusal says why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Literal
+
+from pituning.errors import MixtureError
+from pituning.expert import UNKNOWN, Expert, is_head
+from pituning.foundation import Foundation
+
+Space = Literal["parameters", "delta"]
+
+
+# Starting points of LoRA that leave the frozen weights alone; others (PiSSA, OLoRA, LoftQ …) shift them, and
+# the expert's update is then more than its B·A.
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+
+# Options of LoRA that adapt more than the Linear layers, or adapt them by more than B·A.
+BEYOND_DELTA = (
+    "layer_replication",
+    "megatron_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+)
+
+
+def obstacle(expert: Expert, reference: Expert, space: Space) -> str:
+    """Why `expert` cannot be mixed with `reference` in `space`; empty where it can.
+
+    An adapter trained elsewhere does not know its backbone's fingerprint. In delta space it may be mixed all
+    the same, and must then fit the backbone's shapes, which is checked when it is loaded.
+    """
+    unusable = [*dict.fromkeys((*obstacles_alone(reference, space), *obstacles_alone(expert, space)))]
+    if unusable:
+        return "; ".join(unusable)
+    found = []
+    backbones = (expert.card.backbone, reference.card.backbone)
+    foreign = any(backbone.startswith("?") for backbone in backbones)
+    if backbones[0] != backbones[1] and not foreign:
+        found.append(f"{expert.name} was trained on another backbone than {reference.name}")
+    if expert.method != reference.method:
+        found.append(f"{expert.name} is {expert.method}, {reference.name} is {reference.method}")
+    if space == "parameters" and not found:
+        starts = (expert.card.initialisation, reference.card.initialisation)
+        if UNKNOWN in starts and expert is not reference:
+            unknown = [e.name for e in (expert, reference) if e.card.initialisation == UNKNOWN]
+            found.append(f"the initialisation of {' and '.join(unknown)} is not known")
+        elif starts[0] != starts[1]:
+            found.append(
+                f"{expert.name} started from another initialisation (or rank, alpha, targets) "
+                f"than {reference.name}"
+            )
+    return "; ".join(found)
+
+
+def obstacles_alone(expert: Expert, space: Space) -> list[str]:
+    """Why this kind of expert cannot be mixed at all in `space`."""
+    name, config = expert.name, expert.config
+    if space == "parameters":
+        if expert.method == "P_TUNING" or getattr(config, "prefix_projection", False):
+            return [f"{name}: PEFT saves what its prompt network computes, not the network that is trained"]
+        return []
+    if expert.method != "LORA":
+        return [f"{name} is {expert.method}, and delta space is defined for LoRA"]
+    found = []
+    variants = {entry.name for entry in fields(config) if entry.metadata.get("is_lora_variant")}
+    options = sorted(option for option in variants.union(BEYOND_DELTA) if getattr(config, option, None))
+    if options:
+        found.append(f"{name} uses {', '.join(options)}, whose update is not a product B·A")
+    if config.lora_bias or config.bias != "none":
+        found.append(f"{name} also trains biases, which are not part of B·A")
+    if config.init_lora_weights not in PLAIN_STARTS:
+        found.append(f"{name} starts from {config.init_lora_weights!r}, which changes the frozen weights")
+    return found
+
+
+def check_mixable(
+    experts: Sequence[Expert], space: Space, target: str | None, backbone: Foundation
+) -> Expert:
+    """The expert whose task this is, once all may be mixed.
+
+    Raises:
+        MixtureError: naming every obstacle.
+    """
+    names = [expert.name for expert in experts]
+    if not experts or len(set(names)) != len(names):
+        raise MixtureError("a mixture needs experts with different names", str(names), "Rename the doubles.")
+    if target is not None and target not in names:
+        raise MixtureError("the target is one of the experts", repr(target), f"Known: {', '.join(names)}.")
+    if target is None and any(_has_head(expert) for expert in experts) and len(experts) > 1:
+        raise MixtureError(
+            "experts with a head need a target, whose head is used", str(names), "Pass target=NAME."
+        )
+    chosen = experts[names.index(target)] if target else experts[0]
+    found = [obstacle(expert, chosen, space) for expert in experts]
+    found += [foreign_to(expert, backbone) for expert in experts]
+    obstacles = sorted({*found} - {""})
+    if obstacles:
+        other = "Mix them with space='delta'" if space == "parameters" else "Mix them with space='parameters'"
+        raise MixtureError(
+            f"experts mixed in {space} space must share "
+            + ("backbone, method and initialisation" if space == "parameters" else "backbone and plain LoRA"),
+            "; ".join(obstacles),
+            f"{other} where that fits, or leave them out.",
+        )
+    return chosen
+
+
+def foreign_to(expert: Expert, backbone: Foundation) -> str:
+    """Why the expert cannot be used on this backbone, as far as its card tells; empty where it can."""
+    known = not expert.card.backbone.startswith("?")
+    if known and expert.card.backbone != backbone.fingerprint:
+        return f"{expert.name} was not trained on {backbone.name}"
+    return ""
+
+
+def _has_head(expert: Expert) -> bool:
+    return any(is_head(name, expert.config) for name in expert.tensors)

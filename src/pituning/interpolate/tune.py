@@ -1,0 +1,90 @@
+"""Step 3 of the method: learn the weights, and the experts with them, on the target task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pituning.backbones import Backbone
+from pituning.errors import MixtureError
+from pituning.fit import Evaluation, FitConfig, fit
+from pituning.interpolate.mixture import Mixture
+from pituning.task import Task
+from pituning.train import evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(FitConfig):
+    """How a mixture is tuned."""
+
+    learning_rate: float = field(default=5e-4, metadata={"help": "peak rate of the experts (and of a head)"})
+    weight_learning_rate: float = field(default=5e-2, metadata={"help": "peak rate of α"})
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A tuned mixture (it holds the best validated state) and how it got there.
+
+    Attributes:
+        weights: expert -> its weight, averaged over the groups.
+        initial: validation before tuning; None where there was nothing to validate on.
+        best: validation of the state that was kept.
+    """
+
+    mixture: Mixture
+    weights: dict[str, float]
+    history: list[dict[str, float]]
+    best_epoch: int
+    initial: Evaluation | None
+    best: Evaluation | None
+
+
+def tune(
+    mixture: Mixture,
+    task: Task,
+    config: TuneConfig | None = None,
+    *,
+    workdir: Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> TuneResult:
+    """Train α (and the experts, unless they are frozen) on the task's training examples.
+
+    Raises:
+        MixtureError: if the mixture was made of a bare module, which cannot read a task.
+        TrainingError: if the loss is not finite; the mixture then holds the best state so far.
+    """
+    config = config or TuneConfig()
+    if not isinstance(mixture.backbone, Backbone):
+        raise MixtureError(
+            "tune() needs a mixture over a Backbone, which reads the task's examples",
+            type(mixture.backbone).__name__,
+            "Load one with load_backbone, or train the mixture in your own loop.",
+        )
+    backbone = mixture.backbone
+    backbone.check(task)
+    if config.gradient_checkpointing:
+        mixture.gradient_checkpointing_enable()
+
+    def validate() -> Evaluation:
+        return evaluate(backbone, mixture.mixed(), task, task.validation)
+
+    initial = validate() if task.validation else None
+    digests = "".join(expert.digest for expert in mixture.experts)
+    result = fit(
+        mixture,
+        mixture.parameter_groups(experts=config.learning_rate, weights=config.weight_learning_rate),
+        lambda batch: backbone.nll(mixture.mixed(), backbone.collate(batch, task)),
+        validate if task.validation else None,
+        task.train,
+        config,
+        key=f"{task.fingerprint}{digests}{mixture.space}{mixture.tensors.groups}{mixture.alpha.requires_grad}",
+        workdir=workdir,
+        resume=resume,
+        progress=f"tune {task.name}" if progress else "",
+    )
+    mixture.mixed()
+    mixture.eval()
+    return TuneResult(
+        mixture, mixture.mean_weights(), result.history, result.best_epoch, initial, result.best
+    )
