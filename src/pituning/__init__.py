@@ -1,0 +1,56 @@
+"""From a folder of adapters to one better adapter, with a reason for every choice (π-Tuning).
+
+Importing this package also teaches PEFT the two methods it lacks, the bottleneck adapter and the
+self-attention prefix, so that their adapters load with `PeftModel.from_pretrained`.
+"""
+
+from pituning.backbones import Backbone, load_backbone
+from pituning.errors import PituningError
+from pituning.expert import Expert, ExpertCard
+from pituning.interpolate import Mixture, TuneConfig, TuneResult, tune
+from pituning.methods import BottleneckConfig, SelfAttentionPrefixConfig
+from pituning.pool import Pool
+from pituning.predict import (
+    FisherConfig,
+    Neighbor,
+    TaskEmbedding,
+    TaskGraph,
+    diagonal_fisher,
+    embed,
+    similarity,
+)
+from pituning.recipe import PiConfig, PiResult, pi_tune
+from pituning.task import Example, Task, load_task
+from pituning.train import TrainConfig, train_expert
+
+__all__ = [
+    "Backbone",
+    "BottleneckConfig",
+    "Example",
+    "Expert",
+    "ExpertCard",
+    "FisherConfig",
+    "Mixture",
+    "Neighbor",
+    "PiConfig",
+    "PiResult",
+    "PituningError",
+    "Pool",
+    "SelfAttentionPrefixConfig",
+    "Task",
+    "TaskEmbedding",
+    "TaskGraph",
+    "TrainConfig",
+    "TuneConfig",
+    "TuneResult",
+    "diagonal_fisher",
+    "embed",
+    "load_backbone",
+    "load_task",
+    "pi_tune",
+    "similarity",
+    "train_expert",
+    "tune",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,217 @@
+"""π-Tuning: predict which experts help, interpolate them with the target's own, write one plain adapter."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pituning.backbones import Backbone
+from pituning.errors import ConfigError
+from pituning.expert import Expert, attach_expert
+from pituning.fit import Evaluation
+from pituning.interpolate import Mixture, TuneConfig, tune
+from pituning.interpolate.compatible import Space, obstacle
+from pituning.interpolate.weights import Sharing
+from pituning.pool import Pool
+from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, TaskGraph, embed
+from pituning.seed import isolated_seed
+from pituning.task import Task
+from pituning.train import TrainConfig, evaluate, score, train_expert
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiConfig:
+    """The whole recipe."""
+
+    k: int = field(
+        default=3, metadata={"help": "neighbours to mix with the target's own expert", "short": "-k"}
+    )
+    shots: int | None = field(
+        default=None, metadata={"help": "train on so many examples a class (or in all, without classes)"}
+    )
+    seed: int = field(default=0, metadata={"help": "of the shots, of training and of tuning"})
+    space: Space = field(
+        default="parameters",
+        metadata={"help": "parameters averages the experts' tensors; delta their LoRA updates, of any rank"},
+    )
+    sharing: Sharing = field(default="module", metadata={"help": "what shares one set of weights"})
+    freeze_experts: bool = field(default=False, metadata={"help": "learn the weights alone"})
+    rank: int | None = field(
+        default=None, metadata={"help": "delta space: reduce the collapsed adapter to this rank by SVD"}
+    )
+    train: TrainConfig = field(default_factory=TrainConfig)
+    fisher: FisherConfig = field(default_factory=FisherConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+
+    def __post_init__(self) -> None:
+        """Collect what is out of range."""
+        ConfigError.collect(
+            [
+                ConfigError(f"{name} must be at least 1", str(value), f"Raise {name}.")
+                for name, value in (("k", self.k), ("shots", self.shots), ("rank", self.rank))
+                if value is not None and value < 1
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class PiResult:
+    """One plain expert, and the reason for it.
+
+    Attributes:
+        expert: the collapsed mixture, or the target's own expert where the mixture did not validate better.
+        kept: which of the two it is.
+        mixture: the collapsed mixture, kept or not.
+        refused: expert -> why it could not be a neighbour.
+        weights: expert -> its weight in the tuned mixture, averaged over the groups.
+        scores: metric on the test split: base (no adapter), expert (the target's own), init (the mixture
+            before tuning), pi (the result). Empty where the task has no test split.
+        validation: the same metric on the validation examples, which decided: expert and pi.
+    """
+
+    task: str
+    metric: str
+    expert: Expert
+    kept: Literal["mixture", "expert"]
+    mixture: Expert
+    neighbors: list[Neighbor]
+    refused: dict[str, str]
+    weights: dict[str, float]
+    scores: dict[str, float]
+    validation: dict[str, float]
+    seconds: float
+
+
+def pi_tune(
+    backbone: Backbone,
+    task: Task,
+    pool: Pool,
+    config: PiConfig | None = None,
+    *,
+    workdir: Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> PiResult:
+    """Predict-Interpolate Tuning (Wu et al., ICML 2023).
+
+    Only the target's training and validation examples choose anything; with `shots`, there are at most as
+    many of the second as of the first. The test split is read once, at the end.
+
+    Args:
+        backbone: the frozen model that the pool's experts were trained on.
+        task: the target; its own expert is trained here and none of its name or data is taken from the pool.
+        pool: experts with embeddings.
+        config: see PiConfig.
+        workdir: where checkpoints are kept; with `resume`, an interrupted run goes on from them.
+
+    Raises:
+        PituningError: for whatever the user can mend; see `pituning.errors`.
+    """
+    config, start = config or PiConfig(), time.monotonic()
+    target = task.sample(config.shots, config.seed) if config.shots else task
+    stage = _Stages(workdir, resume, progress)
+
+    # 1. Expert: the target's own, from the pool's initialisation.
+    training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
+    like = typical(pool)
+    own = train_expert(backbone, target, training, name=f"target:{task.name}", like=like, **stage("expert"))
+
+    # 2. Predict: the tasks of the pool that are most like it.
+    embedding = embed(backbone, own, target, config.fisher, progress=progress)
+    refused = refusals(pool, own, config.space)
+    neighbors = nearest(pool, embedding, config.k, without=refused)
+
+    # 3. Interpolate: learn the weights and the experts on the target.
+    experts = [own, *(pool.get(neighbor.name) for neighbor in neighbors)]
+    mixture = Mixture(
+        backbone,
+        experts,
+        space=config.space,
+        sharing=config.sharing,
+        train_experts=not config.freeze_experts,
+        target=own.name,
+    )
+    before = mixture.collapse(rank=config.rank)
+    tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
+
+    # 4. Collapse: one plain expert, unless the target's own validates at least as well.
+    after = mixture.collapse(rank=config.rank)
+    validation = {"expert": validated(backbone, own, target), "pi": validated(backbone, after, target)}
+    mixed = bool(neighbors) and validation["pi"] > validation["expert"]
+    return PiResult(
+        task=task.name,
+        metric=task.metric,
+        expert=(after if mixed else own).renamed(task.name),
+        kept="mixture" if mixed else "expert",
+        mixture=after,
+        neighbors=neighbors,
+        refused=refused,
+        weights=tuned.weights,
+        scores=test_scores(backbone, task, own, before, after if mixed else own, pool.init_seed),
+        validation={name: found.score for name, found in validation.items()},
+        seconds=time.monotonic() - start,
+    )
+
+
+def typical(pool: Pool) -> Expert | None:
+    """An expert of the initialisation that most of the pool shares; None of an empty pool."""
+    experts = [pool.get(name) for name in pool]
+    counts = Counter(expert.card.initialisation for expert in experts)
+    return max(experts, key=lambda expert: counts[expert.card.initialisation], default=None)
+
+
+def nearest(pool: Pool, embedding: TaskEmbedding, k: int, *, without: Collection[str] = ()) -> list[Neighbor]:
+    """The pool's experts whose tasks are most like an embedded one; its own task is never among them."""
+    names = [name for name in pool if name not in without]
+    graph = TaskGraph([pool.embedding(name) for name in names], names=names, setting=embedding.setting)
+    return graph.nearest(embedding, k)
+
+
+def refusals(pool: Pool, own: Expert, space: Space) -> dict[str, str]:
+    """Experts of the pool that cannot be a neighbour -> the reason."""
+    found = {}
+    for name in pool:
+        reason = obstacle(pool.get(name), own, space)
+        if not reason and not pool.has_embedding(name):
+            reason = f"{name} has no embedding; run `pituning embed`"
+        if reason:
+            found[name] = reason
+    return found
+
+
+def validated(backbone: Backbone, expert: Expert, task: Task) -> Evaluation:
+    """The expert on the validation examples; the worst possible result where there are none."""
+    if not task.validation:
+        return Evaluation(-math.inf, -math.inf)
+    return evaluate(backbone, attach_expert(backbone, expert), task, task.validation)
+
+
+def test_scores(
+    backbone: Backbone, task: Task, own: Expert, before: Expert, result: Expert, seed: int
+) -> dict[str, float]:
+    """The metric on the test split, for the bare backbone and each stage."""
+    if not task.test:
+        return {}
+    with isolated_seed(seed):
+        scores = {"base": score(backbone, backbone.fresh_module(task.candidates), task)}
+    for stage, expert in {"expert": own, "init": before, "pi": result}.items():
+        scores[stage] = score(backbone, attach_expert(backbone, expert), task)
+    return scores
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """Where each stage keeps its checkpoints."""
+
+    workdir: Path | None
+    resume: bool
+    progress: bool
+
+    def __call__(self, name: str) -> dict[str, Any]:
+        folder = self.workdir / name if self.workdir else None
+        return {"workdir": folder, "resume": self.resume, "progress": self.progress}
