@@ -1,0 +1,77 @@
+"""Compute the Fisher embedding of a task with its expert in the pool, and store it beside the expert."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pituning.backbones import Backbone, load_backbone
+from pituning.cli.options import add_options, read_options
+from pituning.cli.terminal import progress_wanted
+from pituning.errors import PoolError
+from pituning.expert import Expert
+from pituning.pool import Pool
+from pituning.predict import FisherConfig, embed
+from pituning.task import Task, load_task
+
+EXAMPLE = "pituning embed data/sst2 --pool pool --labels sampled"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("task", metavar="TASK", help="task folder")
+    parser.add_argument("--pool", required=True, help="pool folder")
+    parser.add_argument("--name", help="the expert's name in the pool (default: the task's)")
+    parser.add_argument("--backbone", help="default: the one on the expert's card")
+    parser.add_argument("--shots", type=int, help="the shots that the expert was trained with")
+    add_options(parser, FisherConfig)
+
+
+def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Embed and store."""
+    task = load_task(options.task)
+    pool = Pool(options.pool)
+    expert = pool.get(options.name or task.name)
+    backbone = backbone_of(expert, options.backbone)
+    task = as_trained(task, expert, options.shots)
+    config = read_options(options, FisherConfig)
+    embedding = embed(backbone, expert, task, config, progress=progress_wanted(options.json))
+    pool.add_embedding(expert.name, embedding)
+    document = {
+        "task": task.name,
+        "name": expert.name,
+        "examples": embedding.examples,
+        "setting": config.setting,
+    }
+    return document, f"embedded {expert.name!r} from {embedding.examples} examples"
+
+
+def backbone_of(expert: Expert, given: str | None) -> Backbone:
+    """The backbone that was named, or that of the expert's card.
+
+    Raises:
+        PoolError: if neither is there.
+    """
+    name = given or expert.card.backbone_name
+    if not name:
+        raise PoolError(
+            "the backbone must be known", f"expert {expert.name!r} does not name it", "Pass --backbone."
+        )
+    return load_backbone(name)
+
+
+def as_trained(task: Task, expert: Expert, shots: int | None) -> Task:
+    """The examples that the expert was trained on.
+
+    Raises:
+        PoolError: if the task's data is not what the card says.
+    """
+    if shots:
+        task = task.sample(shots, int(expert.card.recipe.get("seed", 0)))
+    if expert.card.data not in (task.fingerprint, "unknown"):
+        raise PoolError(
+            f"expert {expert.name!r} is embedded on the data it was trained on",
+            f"the data of task {task.name!r} has changed since, or other --shots were used",
+            "Train the expert again with --replace, or give the same --shots.",
+        )
+    return task

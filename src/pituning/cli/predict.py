@@ -1,0 +1,44 @@
+"""Rank the pool's experts by how alike their tasks are to this one, which has an expert in the pool."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pituning.cli.terminal import table
+from pituning.errors import PoolError
+from pituning.pool import Pool
+from pituning.recipe import nearest, refusals
+from pituning.task import load_task
+
+EXAMPLE = "pituning predict data/cr --pool pool -k 3"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("task", metavar="TASK", help="task folder")
+    parser.add_argument("--pool", required=True, help="pool folder")
+    parser.add_argument("--name", help="the task's own expert in the pool (default: the task's name)")
+    parser.add_argument("-k", type=int, default=3, help="how many neighbours (default: 3)")
+    parser.add_argument(
+        "--space", choices=("parameters", "delta"), default="parameters", help="where they will be mixed"
+    )
+
+
+def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Rank."""
+    task, pool = load_task(options.task), Pool(options.pool)
+    name = options.name or task.name
+    if name not in pool:
+        raise PoolError(
+            "a task is predicted from its own expert's embedding",
+            f"{options.pool} has no expert {name!r}",
+            f"Run `pituning train {options.task} --pool {options.pool} ...` first, or use `tune`.",
+        )
+    refused = refusals(pool, pool.get(name), options.space)
+    found = nearest(pool, pool.embedding(name), options.k, without=refused)
+    neighbors = [{"name": neighbor.name, "similarity": neighbor.similarity} for neighbor in found]
+    rows = [(neighbor.name, f"{neighbor.similarity:.4f}") for neighbor in found]
+    text = table(f"neighbours of {task.name}", ("expert", "similarity"), rows)
+    lines = [text, *(f"not considered: {reason}" for reason in refused.values())]
+    return {"task": task.name, "neighbors": neighbors, "refused": refused}, "\n".join(lines)

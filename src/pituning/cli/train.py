@@ -1,0 +1,83 @@
+"""Train one expert for a task, the backbone frozen, and put it with its embedding into a pool."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pituning.backbones import load_backbone
+from pituning.cli.options import add_options, read_options
+from pituning.cli.terminal import progress_wanted
+from pituning.errors import PoolError
+from pituning.pool import Pool
+from pituning.predict import FisherConfig, embed
+from pituning.recipe import typical
+from pituning.task import load_task
+from pituning.train import TrainConfig, train_expert
+
+EXAMPLE = "pituning train data/sst2 --backbone minilm --pool pool --method lora --epochs 3"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("task", metavar="TASK", help="task folder")
+    parser.add_argument("--backbone", required=True, help="local folder, Hub id or 'minilm'")
+    parser.add_argument("--pool", required=True, help="pool folder; made where there is none")
+    parser.add_argument("--name", help="the expert's name in the pool (default: the task's)")
+    parser.add_argument("--shots", type=int, help="train on so many examples a class")
+    parser.add_argument("--replace", action="store_true", help="replace the pool's expert of that name")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint of a killed run"
+    )
+    add_options(parser, TrainConfig)
+    add_options(parser, FisherConfig, prefix="fisher")
+
+
+def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Train, embed, store."""
+    task = load_task(options.task)
+    config = read_options(options, TrainConfig)
+    pool = Pool.create(options.pool, init_seed=config.init_seed)
+    name = options.name or task.name
+    pool.check_name(name)
+    if name in pool and not options.replace:
+        raise PoolError(
+            "a name is used once in a pool",
+            f"{name!r} is taken in {options.pool}",
+            "Choose another with --name, or pass --replace.",
+        )
+    backbone = load_backbone(options.backbone)
+    if options.shots:
+        task = task.sample(options.shots, config.seed)
+    watch = progress_wanted(options.json)
+    workdir = Path(options.pool) / f".work-{name}"
+    config = replace(config, init_seed=pool.init_seed)
+    expert = train_expert(
+        backbone,
+        task,
+        config,
+        name=name,
+        like=typical(pool),
+        workdir=workdir,
+        resume=options.resume,
+        progress=watch,
+    )
+    embedding = embed(
+        backbone, expert, task, read_options(options, FisherConfig, prefix="fisher"), progress=watch
+    )
+    pool.add(expert, embedding, replace=options.replace)
+    shutil.rmtree(workdir, ignore_errors=True)
+    score = expert.card.scores.get("validation")
+    document = {
+        "task": task.name,
+        "name": name,
+        "pool": str(options.pool),
+        "metric": task.metric,
+        "validation": score,
+        "best_epoch": expert.card.recipe["best_epoch"],
+    }
+    shown = "no validation split" if score is None else f"validation {task.metric} {score:.4f}"
+    return document, f"expert {name!r} is in {options.pool} ({shown}, epoch {document['best_epoch']})"
