@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 VERBS = {
     "demo": "show the whole method on real digits, offline, in about a minute",
@@ -22,10 +25,56 @@ VERBS = {
     "check": "find every fault of a task, a pool or an expert before anything is trained",
 }
 
+RESUMABLE = (["train"], ["tune"])
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; `--help` has the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        print(f"error: {message}. Run `{self.prog} --help` for an example.", file=sys.stderr)
+        sys.exit(2)
+
+    def finish(self) -> None:
+        """Add what every verb takes, and a usage line with what must be given alone."""
+        self.add_argument("--json", action="store_true", help="one JSON document on stdout")
+        if "seed" not in [action.dest for action in self._actions]:
+            self.add_argument(
+                "--seed", type=int, help="taken by every verb; this one draws no random numbers"
+            )
+        needed = []
+        for action in self._actions:
+            name = action.metavar or "|".join(action.choices or ()) or action.dest.upper()
+            if not action.option_strings:
+                needed.append(f"{name}" if action.required else f"[{name}]")
+            elif action.required:
+                needed.append(f"{action.option_strings[0]} {name}")
+        self.usage = " ".join([self.prog, *needed, "[options]"])
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        """The options; an unknown one is an error that names the nearest."""
+        options, unknown = self.parse_known_args(arguments)
+        if unknown:
+            names = re.findall(r"--[a-z-]+", self.format_help())
+            close = difflib.get_close_matches(unknown[0], names, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            self.error(f"every argument must be one of this verb's; given: {' '.join(unknown)}{hint}")
+        return options
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, 2 for a mistake of the user's, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(given)
+    except KeyboardInterrupt:
+        again = " Add --resume to go on from the last checkpoint." if given[:1] in RESUMABLE else ""
+        print(f"interrupted; nothing half-written was left.{again}", file=sys.stderr)
+        return 130
+
+
+def _main(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -46,31 +95,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(verb: str, arguments: list[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our forks do not mix
     module = importlib.import_module(f"pituning.cli.{verb}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"pituning {verb}",
         description=f"{module.__doc__}",
         epilog=f"example: {module.EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     module.configure(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    options = parser.parse_args(arguments)
+    parser.finish()
+    try:
+        options = parser.parse(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
     from pituning.cli.terminal import quiet_libraries
     from pituning.errors import PituningError
 
     quiet_libraries()
     try:
-        document, text = module.run(options)
+        with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+            document, text = module.run(options)
         print(json.dumps(document, indent=1) if options.json else text)
         sys.stdout.flush()
     except PituningError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written was left", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        fix = "Check the path, its permissions and the free space."
+        print(f"error: files must be readable, or writable with room; given: {error}. {fix}", file=sys.stderr)
+        return 2
     return int(bool(document.get("faults")) * 2)
 
 

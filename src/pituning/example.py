@@ -78,7 +78,7 @@ class Example:
         except Exception as fault:  # decoders of broken files raise errors of every kind
             raise TaskError(
                 "an image must be a file that Pillow can decode",
-                f"{len(self.image)} bytes that cannot be decoded ({fault})",
+                f"{len(self.image)} bytes that cannot be decoded ({str(fault).partition(' <')[0]})",
                 "Replace the file, or remove the row.",
             ) from fault
 

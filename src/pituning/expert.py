@@ -128,6 +128,9 @@ class Expert:
         check_finite(self.tensors, f"expert {self.name!r}")
         config = copy.deepcopy(self.config)
         config.inference_mode = True
+        for name, value in vars(config).items():  # PEFT's sets have another order in every process
+            if isinstance(value, (set, frozenset)):
+                setattr(config, name, sorted(value))
         config.save_pretrained(str(folder))
         # Clones: safetensors refuses tensors that share memory.
         tensors = {n: t.detach().cpu().contiguous().clone() for n, t in self.tensors.items()}

@@ -28,6 +28,8 @@ CHECKPOINT = "checkpoint.safetensors"
 # Steps of an epoch at least: so that epochs and patience mean much the same for 32 examples as for 30,000.
 EPOCH_STEPS = 10
 
+MOST = 2**32 - 1  # seeds are multiplied before a generator of 64 bits takes them
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
@@ -73,6 +75,11 @@ class FitConfig:
             and value is not None
             and value <= 0
         ]
+        faults += [
+            ConfigError(f"{name} must lie in 0..{MOST}", str(value), "Try 0.")
+            for name, value in asdict(self).items()
+            if name.endswith("seed") and not 0 <= value <= MOST
+        ]
         if not 0 <= self.warmup < 1:
             faults.append(ConfigError("warmup must lie in [0, 1)", str(self.warmup), "Try 0.06."))
         ConfigError.collect(faults)
@@ -80,10 +87,13 @@ class FitConfig:
 
 @dataclass(frozen=True, order=True)
 class Evaluation:
-    """A validation result; the greater is the better: score first, then the lower loss."""
+    """A validation result; the greater is the better: the lower loss, then the higher score.
 
-    score: float
+    The loss decides because a score on a few dozen examples moves in steps of several points.
+    """
+
     negative_loss: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -270,7 +280,7 @@ def _save(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state
         "key": key,
         "epoch": state.epoch,
         "best_epoch": state.best_epoch,
-        "best": None if state.best is None else [state.best.score, state.best.negative_loss],
+        "best": None if state.best is None else asdict(state.best),
         "history": state.history,
     }
     scratch = file.with_suffix(".new")
@@ -313,7 +323,7 @@ def _load(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, key: 
     return _State(
         epoch=facts["epoch"],
         best_epoch=facts["best_epoch"],
-        best=None if facts["best"] is None else Evaluation(*facts["best"]),
+        best=None if facts["best"] is None else Evaluation(**facts["best"]),
         history=facts["history"],
         best_tensors=_under("best.", tensors),
     )

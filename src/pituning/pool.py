@@ -19,6 +19,7 @@ from pituning.manifest import FORMAT, MANIFEST, NAME, file_faults, file_hashes, 
 from pituning.predict.embedding import EMBEDDING, TaskEmbedding
 
 LOCK = ".lock"
+WORK = ".work-"  # checkpoints of a run that trains an expert
 
 
 @final
@@ -164,9 +165,8 @@ class Pool:
             except PituningError as error:
                 found.append(f"{name}: {error}")
         known = {MANIFEST, LOCK, *self}
-        found += [
-            f"{path.name}: not in the manifest" for path in self.path.iterdir() if path.name not in known
-        ]
+        others = [path.name for path in self.path.iterdir() if path.name not in known]
+        found += [f"{name}: not in the manifest" for name in others if not name.startswith(WORK)]
         return sorted(found)
 
     @contextmanager

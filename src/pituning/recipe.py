@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pituning.backbones import Backbone
-from pituning.errors import ConfigError
+from pituning.errors import ConfigError, PoolError
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
 from pituning.interpolate import Mixture, TuneConfig, tune
-from pituning.interpolate.compatible import Space, obstacle
+from pituning.interpolate.compatible import Space, foreign_to, obstacle
 from pituning.interpolate.weights import Sharing
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, TaskGraph, embed
@@ -57,6 +56,9 @@ class PiConfig:
                 if value is not None and value < 1
             ]
         )
+        if self.rank is not None and self.space == "parameters":
+            fix = "Leave the rank out: in parameter space it is the experts' own; or choose space delta."
+            raise ConfigError("a rank is chosen in delta space only", f"{self.rank} in parameters", fix)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class PiResult:
         weights: expert -> its weight in the tuned mixture, averaged over the groups.
         scores: metric on the test split: base (no adapter), expert (the target's own), init (the mixture
             before tuning), pi (the result). Empty where the task has no test split.
-        validation: the same metric on the validation examples, which decided: expert and pi.
+        validation: what decided, for the target's own expert and the mixture: the negative loss on the
+            validation examples, and the score. Empty, and the mixture kept, where there are none.
     """
 
     task: str
@@ -83,7 +86,7 @@ class PiResult:
     refused: dict[str, str]
     weights: dict[str, float]
     scores: dict[str, float]
-    validation: dict[str, float]
+    validation: dict[str, dict[str, float]]
     seconds: float
 
 
@@ -118,6 +121,7 @@ def pi_tune(
 
     # 1. Expert: the target's own, from the pool's initialisation.
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
+    check_pool(pool, backbone)
     like = typical(pool)
     own = train_expert(backbone, target, training, name=f"target:{task.name}", like=like, **stage("expert"))
 
@@ -141,8 +145,8 @@ def pi_tune(
 
     # 4. Collapse: one plain expert, unless the target's own validates at least as well.
     after = mixture.collapse(rank=config.rank)
-    validation = {"expert": validated(backbone, own, target), "pi": validated(backbone, after, target)}
-    mixed = bool(neighbors) and validation["pi"] > validation["expert"]
+    validation = validated(backbone, target, expert=own, mixture=after)
+    mixed = bool(neighbors) and (not validation or validation["mixture"] > validation["expert"])
     return PiResult(
         task=task.name,
         metric=task.metric,
@@ -153,9 +157,20 @@ def pi_tune(
         refused=refused,
         weights=tuned.weights,
         scores=test_scores(backbone, task, own, before, after if mixed else own, pool.init_seed),
-        validation={name: found.score for name, found in validation.items()},
+        validation={name: asdict(found) for name, found in validation.items()},
         seconds=time.monotonic() - start,
     )
+
+
+def check_pool(pool: Pool, backbone: Backbone) -> None:
+    """Raise PoolError where every expert of the pool was trained on another backbone."""
+    foreign = [foreign_to(pool.get(name), backbone) for name in pool]
+    if foreign and all(foreign):
+        raise PoolError(
+            "the pool must hold experts that were trained on this backbone",
+            foreign[0],
+            "Name the backbone of the pool, or a pool that was trained on this one.",
+        )
 
 
 def typical(pool: Pool) -> Expert | None:
@@ -184,11 +199,14 @@ def refusals(pool: Pool, own: Expert, space: Space) -> dict[str, str]:
     return found
 
 
-def validated(backbone: Backbone, expert: Expert, task: Task) -> Evaluation:
-    """The expert on the validation examples; the worst possible result where there are none."""
+def validated(backbone: Backbone, task: Task, **experts: Expert) -> dict[str, Evaluation]:
+    """Each expert on the validation examples; empty where there are none."""
     if not task.validation:
-        return Evaluation(-math.inf, -math.inf)
-    return evaluate(backbone, attach_expert(backbone, expert), task, task.validation)
+        return {}
+    return {
+        name: evaluate(backbone, attach_expert(backbone, expert), task, task.validation)
+        for name, expert in experts.items()
+    }
 
 
 def test_scores(
@@ -200,7 +218,8 @@ def test_scores(
     with isolated_seed(seed):
         scores = {"base": score(backbone, backbone.fresh_module(task.candidates), task)}
     for stage, expert in {"expert": own, "init": before, "pi": result}.items():
-        scores[stage] = score(backbone, attach_expert(backbone, expert), task)
+        known = stage == "pi" and result is own
+        scores[stage] = scores["expert"] if known else score(backbone, attach_expert(backbone, expert), task)
     return scores
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from pituning.backbones import Backbone
 from pituning.backbones.base import batches_by_length
+from pituning.errors import ConfigError
 from pituning.expert import (
     Expert,
     ExpertCard,
@@ -48,6 +49,12 @@ class TrainConfig(FitConfig):
     init_seed: int = field(
         default=0, metadata={"help": "of the adapter's initialisation; experts of one pool share it"}
     )
+
+    def __post_init__(self) -> None:
+        """Collect what is out of range."""
+        super().__post_init__()
+        if self.max_examples is not None and self.max_examples < 1:
+            raise ConfigError("max_examples must be at least 1", str(self.max_examples), "Raise it.")
 
 
 def train_expert(
@@ -159,7 +166,7 @@ def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[E
                 predictions[row] = task.candidates[best]
     loss = float(losses.mean())
     score = task.score(predictions, examples) if task.candidates else 0.0
-    return Evaluation(score, -loss)
+    return Evaluation(-loss, score)
 
 
 def score(backbone: Backbone, model: nn.Module, task: Task, split: str = "test") -> float:

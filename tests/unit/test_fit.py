@@ -66,7 +66,7 @@ def run(
     @torch.no_grad()
     def validate() -> Evaluation:
         module.eval()
-        return Evaluation(0.0, -float(losses(module, EXAMPLES).mean()))
+        return Evaluation(-float(losses(module, EXAMPLES).mean()), 0.0)
 
     groups = [{"params": list(module.parameters()), "lr": RATE}]
     return fit(module, groups, nll or counted, scores or validate, EXAMPLES, config, **options)
@@ -217,13 +217,13 @@ def test_a_small_set_is_passed_over_until_an_epoch_has_enough_steps() -> None:
     assert len(seen) == EPOCH_STEPS
     everyone = sorted(str(example.text_a) for example in EXAMPLES)
     for start in range(0, 9, 3):  # three batches are a pass
-        assert sorted(sum(seen[start : start + 3], [])) == everyone
+        assert sorted(text for batch in seen[start : start + 3] for text in batch) == everyone
     assert seen[:3] != seen[3:6]
 
 
-def test_equal_score_with_lower_loss_is_better() -> None:
-    assert Evaluation(0.5, -1.0) > Evaluation(0.5, -2.0)
-    assert Evaluation(0.6, -9.0) > Evaluation(0.5, -1.0)
+def test_lower_loss_is_better_then_the_higher_score() -> None:
+    assert Evaluation(-1.0, 0.5) > Evaluation(-2.0, 0.6)
+    assert Evaluation(-1.0, 0.6) > Evaluation(-1.0, 0.5)
 
 
 def test_without_validation_the_last_state_is_kept() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -159,6 +159,27 @@ def require_text(task: Task, family: str) -> None:
             f"task {task.name!r} has modality {task.modality!r}",
             "Use a backbone whose processor reads images.",
         )
+
+
+def text_or_pair(example: Example, task: Task) -> tuple[str, str | None]:
+    """The rendered prompt; where there is none, the two texts for the tokenizer's own pair encoding."""
+    if task.prompt is None and example.text_b is not None:
+        return example.text_a or "", example.text_b
+    return task.text(example), None
+
+
+def encode(tokenizer: Any, texts: Sequence[tuple[str, str | None]], max_length: int) -> Batch:
+    """What the tokenizer makes of texts or pairs of texts, padded: the ids, the mask and any token types."""
+    pairs = [pair for _, pair in texts]
+    encoded = tokenizer(
+        [text for text, _ in texts],
+        [pair or "" for pair in pairs] if any(pair is not None for pair in pairs) else None,
+        padding=True,
+        truncation=True,
+        max_length=max_length,
+        return_tensors="pt",
+    )
+    return dict(encoded)
 
 
 def candidate_indices(examples: Sequence[Example], task: Task) -> Tensor:

@@ -13,10 +13,11 @@ from pituning.backbones.base import (
     Backbone,
     Batch,
     candidate_indices,
+    encode,
     require_candidates,
     require_text,
+    text_or_pair,
 )
-from pituning.backbones.matching import text_or_pair
 from pituning.errors import BackboneError
 from pituning.foundation import shared_copy
 from pituning.task import Example, Task
@@ -79,17 +80,7 @@ class Classifier(Backbone):
             batch = {"pixel_values": self.processor(images=images, return_tensors="pt")["pixel_values"]}
         else:
             texts = [text_or_pair(example, task) for example in examples]
-            second = [pair for _, pair in texts if pair is not None]
-            batch = dict(
-                self.processor(
-                    [text for text, _ in texts],
-                    second or None,
-                    padding=True,
-                    truncation=True,
-                    max_length=self.max_length,
-                    return_tensors="pt",
-                )
-            )
+            batch = encode(self.processor, texts, self.max_length)
         return self.on_device({**batch, "gold": candidate_indices(examples, task)})
 
     def nll(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:

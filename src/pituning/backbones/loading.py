@@ -43,6 +43,12 @@ def load_backbone(
     from transformers import AutoConfig
 
     path = minilm_folder() if str(name_or_path) == "minilm" else name_or_path
+    if _is_missing_folder(str(path)):
+        raise BackboneError(
+            "a backbone is a local folder, a Hub id or 'minilm'",
+            f"{str(path)!r}, a folder that does not exist",
+            "Check the path.",
+        )
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
@@ -66,6 +72,17 @@ def load_backbone(
         ) from error
     backbone.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return backbone
+
+
+def _is_missing_folder(name: str) -> bool:
+    """Whether a name can only be a path, or lies in a folder that is here, and nothing is there.
+
+    Asking the Hub for it would take half a minute without a network.
+    """
+    if Path(name).exists():
+        return False
+    no_id = not name or name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+    return no_id or name.endswith("/") or ("/" in name and Path(name).parent.is_dir())
 
 
 def family_of(config: Any) -> str:

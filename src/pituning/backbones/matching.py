@@ -9,7 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pituning.backbones.base import Backbone, Batch, candidate_indices, require_candidates, require_text
+from pituning.backbones.base import (
+    Backbone,
+    Batch,
+    candidate_indices,
+    encode,
+    require_candidates,
+    require_text,
+    text_or_pair,
+)
 from pituning.errors import BackboneError
 from pituning.task import Example, Task
 
@@ -63,7 +71,8 @@ class Matching(Backbone):
 
         The candidates' tensors are [candidates, tokens]; with `independent`, [batch, candidates, tokens].
         """
-        candidates = self._tokens([(task.candidate_texts[name], None) for name in task.candidates])
+        names = [(task.candidate_texts[name], None) for name in task.candidates]
+        candidates = encode(self.tokenizer, names, self.max_length)
         if independent:
             candidates = {key: rows.expand(len(examples), *rows.shape) for key, rows in candidates.items()}
         batch = {f"candidate_{name}": tensor for name, tensor in candidates.items()}
@@ -71,7 +80,8 @@ class Matching(Backbone):
             images = [example.open_image() for example in examples]
             batch["pixel_values"] = self.image_processor(images=images, return_tensors="pt")["pixel_values"]
         else:
-            batch |= self._tokens([text_or_pair(example, task) for example in examples])
+            texts = [text_or_pair(example, task) for example in examples]
+            batch |= encode(self.tokenizer, texts, self.max_length)
         batch["gold"] = candidate_indices(examples, task)
         return self.on_device(batch)
 
@@ -112,26 +122,6 @@ class Matching(Backbone):
     def _embed_images(self, model: nn.Module, pixels: Tensor) -> Float[Tensor, "rows dim"]:
         own: Any = model
         return unit(own.get_image_features(pixel_values=pixels))
-
-    def _tokens(self, texts: Sequence[tuple[str, str | None]]) -> Batch:
-        first = [text for text, _ in texts]
-        second = [pair for _, pair in texts if pair is not None]
-        encoded = self.tokenizer(
-            first,
-            second or None,
-            padding=True,
-            truncation=True,
-            max_length=self.max_length,
-            return_tensors="pt",
-        )
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
-
-
-def text_or_pair(example: Example, task: Task) -> tuple[str, str | None]:
-    """The rendered prompt; where there is none, the two texts for the tokenizer's own pair encoding."""
-    if task.prompt is None and example.text_b is not None:
-        return example.text_a or "", example.text_b
-    return task.text(example), None
 
 
 def unit(features: Any) -> Float[Tensor, "rows dim"]:

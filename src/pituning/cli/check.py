@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pituning.errors import PituningError
+from pituning.errors import ConfigError, PituningError
 from pituning.expert import Expert
 from pituning.manifest import MANIFEST
 from pituning.pool import Pool
@@ -29,12 +29,21 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _inspect(path: Path) -> tuple[str, list[str]]:
+    if not path.exists():
+        raise ConfigError("what is checked must exist", str(path), "Name a task, a pool or an expert folder.")
+    kind = _kind(path)
+    try:
+        if kind == "pool":
+            return kind, Pool(path).verify()
+        if kind == "task":
+            return kind, [str(fault) for fault in load_task(path).check()]
+        Expert.load(path)
+    except PituningError as error:
+        return kind, [str(error)]
+    return kind, []
+
+
+def _kind(path: Path) -> str:
     if (path / MANIFEST).is_file():
-        return "pool", Pool(path).verify()
-    if (path / "adapter_config.json").is_file():
-        try:
-            Expert.load(path)
-        except PituningError as error:
-            return "expert", [str(error)]
-        return "expert", []
-    return "task", [str(fault) for fault in load_task(path).check()]
+        return "pool"
+    return "expert" if (path / "adapter_config.json").is_file() else "task"

@@ -10,6 +10,7 @@ from typing import Any
 from pituning.cli.terminal import say
 from pituning.cli.tune import as_text, describe
 from pituning.demo import TARGET, TASKS, digit_backbone, digit_task
+from pituning.errors import ConfigError
 from pituning.pool import Pool
 from pituning.predict import TaskGraph, embed
 from pituning.recipe import PiConfig, pi_tune
@@ -30,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Everything is computed here and now."""
+    config = PiConfig(shots=options.shots, seed=options.seed, train=EXPERTS)
+    if options.out and Path(options.out).exists():
+        raise ConfigError("a demo starts in a new folder", f"{options.out} exists", "Choose another --out.")
     out = Path(options.out or tempfile.mkdtemp(prefix="pituning-demo-"))
     say("1/3 training a small picture-and-word model on 600 upright digits")
     backbone = digit_backbone(options.seed)
@@ -42,7 +46,6 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
             pool.add(expert, embed(backbone, expert, task))
             say(f"    {name}: validation {task.metric} {expert.card.scores['validation']:.2f}")
     say(f"3/3 π-Tuning {options.target!r} with {options.shots} pictures a class")
-    config = PiConfig(shots=options.shots, seed=options.seed, train=EXPERTS)
     result = pi_tune(backbone, digit_task(options.target), pool, config)
     folder, report = out / "adapter", out / "graph.html"
     result.expert.save(folder)

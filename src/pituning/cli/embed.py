@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the expert's name in the pool (default: the task's)")
     parser.add_argument("--backbone", help="default: the one on the expert's card")
     parser.add_argument("--shots", type=int, help="the shots that the expert was trained with")
-    add_options(parser, FisherConfig)
+    add_options(parser, FisherConfig, title="embedding")
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -66,7 +66,7 @@ def as_trained(task: Task, expert: Expert, shots: int | None) -> Task:
     Raises:
         PoolError: if the task's data is not what the card says.
     """
-    if shots:
+    if shots is not None:
         task = task.sample(shots, int(expert.card.recipe.get("seed", 0)))
     if expert.card.data not in (task.fingerprint, "unknown"):
         raise PoolError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,16 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         )
     graph = TaskGraph([pool.embedding(name) for name in names], names=names)
     matrix = graph.similarity.tolist()
+    scratch = out.with_name(f".{out.name}.new")
     try:
-        out.write_text(heatmap_page(names, matrix))
+        scratch.write_text(heatmap_page(names, matrix))
+        os.replace(scratch, out)
     except OSError as error:
         raise PoolError(
             "the report must be writable", f"{out}: {error.strerror}", "Choose another --out."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
     document = {"names": names, "similarity": matrix, "report": str(out)}
     return document, f"{len(names)} tasks drawn in {out}"

@@ -12,17 +12,34 @@ C = TypeVar("C")
 
 
 def add_options(
-    parser: argparse.ArgumentParser, config: type[Any], *, prefix: str = "", without: Collection[str] = ()
+    parser: argparse.ArgumentParser,
+    config: type[Any],
+    *,
+    title: str,
+    prefix: str = "",
+    without: Collection[str] = (),
+    explained: type[Any] | None = None,
 ) -> None:
-    """One option a field that has help text, named `--prefix-field-name`."""
+    """One option a field that has help text, named `--prefix-field-name`.
+
+    Args:
+        parser: gets a group of options under `title`.
+        config: a dataclass.
+        title: of the group.
+        prefix: of the options' names, where two configurations have fields of one name.
+        without: fields that are no options.
+        explained: a base of `config` whose options the parser has too, without the prefix.
+    """
     hints = get_type_hints(config)
-    group = parser.add_argument_group(f"{prefix or config.__name__.removesuffix('Config').lower()} options")
+    group = parser.add_argument_group(title)
+    known = {entry.name for entry in dataclasses.fields(explained)} if explained else set()
     for entry in dataclasses.fields(config):
         if entry.name in without or "help" not in entry.metadata:
             continue
-        names = [f"--{prefix}{'-' if prefix else ''}{entry.name.replace('_', '-')}"]
-        names += [entry.metadata["short"]] if "short" in entry.metadata and not prefix else []
-        help_text = entry.metadata["help"].replace("%", "%%")
+        option = entry.name.replace("_", "-")
+        names = [entry.metadata["short"]] if "short" in entry.metadata and not prefix else []
+        names.append(f"--{prefix}{'-' if prefix else ''}{option}")
+        help_text = f"as --{option}" if entry.name in known else entry.metadata["help"].replace("%", "%%")
         destination = _destination(prefix, entry.name)
         kind = _plain(hints[entry.name])
         if kind is bool:

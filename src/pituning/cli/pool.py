@@ -18,7 +18,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("action", choices=("list", "show", "add", "remove", "verify"))
     parser.add_argument("pool", metavar="POOL", help="pool folder")
-    parser.add_argument("expert", nargs="?", help="a name for show and remove, an adapter folder for add")
+    parser.add_argument(
+        "expert", metavar="EXPERT", nargs="?", help="a name for show and remove, an adapter folder for add"
+    )
     parser.add_argument("--name", help="add: the expert's name in the pool (default: its own)")
     parser.add_argument("--replace", action="store_true", help="add: replace the expert of that name")
 
@@ -29,24 +31,32 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise PoolError(
             f"`pool {options.action}` needs an expert", "none", f"pituning pool {options.action} POOL EXPERT"
         )
-    pool = Pool.create(options.pool) if options.action == "add" else Pool(options.pool)
+    if options.action in ("list", "verify") and options.expert:
+        raise PoolError(
+            f"`pool {options.action}` looks at all experts", repr(options.expert), "Leave it out."
+        )
+    if options.action == "add":
+        return _add(options)
+    pool = Pool(options.pool)
     if options.action == "list":
         return _list(pool)
     if options.action == "show":
         card = asdict(pool.get(options.expert).card)
         return card, "\n".join(f"{key}: {value}" for key, value in card.items())
-    if options.action == "add":
-        expert = Expert.load(options.expert)
-        expert = expert.renamed(options.name) if options.name else expert
-        pool.add(expert, replace=options.replace)
-        return {
-            "added": expert.name
-        }, f"added {expert.name!r} to {options.pool}; embed it before it is predicted"
     if options.action == "remove":
         pool.remove(options.expert)
         return {"removed": options.expert}, f"removed {options.expert!r}"
     faults = pool.verify()
     return {"faults": faults}, "\n".join(faults) or f"{len(pool)} experts, no faults"
+
+
+def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    expert = Expert.load(options.expert)
+    expert = expert.renamed(options.name) if options.name else expert
+    Pool.check_name(expert.name)
+    Pool.create(options.pool).add(expert, replace=options.replace)  # last: a mistake leaves no empty pool
+    text = f"added {expert.name!r} to {options.pool}; embed it before it is predicted"
+    return {"added": expert.name}, text
 
 
 def _list(pool: Pool) -> tuple[dict[str, Any], str]:

@@ -10,9 +10,12 @@ from typing import Any
 
 from pituning.backbones import load_backbone
 from pituning.cli.options import add_options, read_options
+from pituning.cli.pictures import require_pictures
 from pituning.cli.terminal import progress_wanted
 from pituning.errors import PoolError
-from pituning.pool import Pool
+from pituning.manifest import MANIFEST
+from pituning.methods import peft_config
+from pituning.pool import WORK, Pool
 from pituning.predict import FisherConfig, embed
 from pituning.recipe import typical
 from pituning.task import load_task
@@ -32,28 +35,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint of a killed run"
     )
-    add_options(parser, TrainConfig)
-    add_options(parser, FisherConfig, prefix="fisher")
+    add_options(parser, TrainConfig, title="training")
+    add_options(parser, FisherConfig, title="embedding", prefix="fisher")
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Train, embed, store."""
     task = load_task(options.task)
     config = read_options(options, TrainConfig)
-    pool = Pool.create(options.pool, init_seed=config.init_seed)
+    fisher = read_options(options, FisherConfig, prefix="fisher")
     name = options.name or task.name
-    pool.check_name(name)
-    if name in pool and not options.replace:
-        raise PoolError(
-            "a name is used once in a pool",
-            f"{name!r} is taken in {options.pool}",
-            "Choose another with --name, or pass --replace.",
-        )
-    backbone = load_backbone(options.backbone)
-    if options.shots:
+    _check_place(options, name)
+    if options.shots is not None:
         task = task.sample(options.shots, config.seed)
+    backbone = load_backbone(options.backbone)
+    backbone.check(task)
+    require_pictures(task)
+    if config.method:
+        peft_config(config.method, backbone.model, heads=backbone.head_modules(backbone.model))
+    pool = Pool.create(options.pool, init_seed=config.init_seed)  # last: a mistake leaves no empty pool
     watch = progress_wanted(options.json)
-    workdir = Path(options.pool) / f".work-{name}"
+    workdir = Path(options.pool) / f"{WORK}{name}"
     config = replace(config, init_seed=pool.init_seed)
     expert = train_expert(
         backbone,
@@ -65,9 +67,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         resume=options.resume,
         progress=watch,
     )
-    embedding = embed(
-        backbone, expert, task, read_options(options, FisherConfig, prefix="fisher"), progress=watch
-    )
+    embedding = embed(backbone, expert, task, fisher, progress=watch)
     pool.add(expert, embedding, replace=options.replace)
     shutil.rmtree(workdir, ignore_errors=True)
     score = expert.card.scores.get("validation")
@@ -81,3 +81,24 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     }
     shown = "no validation split" if score is None else f"validation {task.metric} {score:.4f}"
     return document, f"expert {name!r} is in {options.pool} ({shown}, epoch {document['best_epoch']})"
+
+
+def _check_place(options: argparse.Namespace, name: str) -> None:
+    """Find what is wrong with the name and the pool before anything is loaded."""
+    Pool.check_name(name)
+    if not (Path(options.pool) / MANIFEST).is_file():
+        return
+    pool = Pool(options.pool)
+    if name in pool and not options.replace:
+        raise PoolError(
+            "a name is used once in a pool",
+            f"{name!r} is taken in {options.pool}",
+            "Choose another with --name, or pass --replace.",
+        )
+    init_seed = getattr(options, "init_seed", pool.init_seed)
+    if init_seed != pool.init_seed:
+        raise PoolError(
+            "the experts of a pool start from its own --init-seed",
+            f"{init_seed}, where {options.pool} has {pool.init_seed}",
+            "Leave --init-seed out, or make another pool.",
+        )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from pituning.backbones import load_backbone
 from pituning.cli.options import add_options, read_options
+from pituning.cli.pictures import require_pictures
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import ExpertError
-from pituning.expert import unwritable
+from pituning.expert import Expert, unwritable
+from pituning.fit import FitConfig
 from pituning.interpolate import TuneConfig
 from pituning.pool import Pool
 from pituning.predict import FisherConfig
@@ -30,10 +33,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pool", required=True, help="pool folder")
     parser.add_argument("--out", required=True, help="folder of the new adapter; must not exist")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints of a killed run")
-    add_options(parser, PiConfig)
-    add_options(parser, TuneConfig, without=("seed",))
-    add_options(parser, TrainConfig, prefix="expert", without=("seed", "init_seed"))
-    add_options(parser, FisherConfig, prefix="fisher")
+    add_options(parser, PiConfig, title="the recipe")
+    add_options(parser, TuneConfig, title="tuning the mixture", without=("seed",))
+    add_options(
+        parser,
+        TrainConfig,
+        title="training the task's own expert",
+        prefix="expert",
+        without=("seed", "init_seed"),
+        explained=FitConfig,
+    )
+    add_options(parser, FisherConfig, title="embedding the task", prefix="fisher")
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -42,10 +52,6 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if out.exists():
         raise ExpertError("an adapter is never overwritten", f"{out} exists", "Choose another --out.")
     workdir = out.parent / f".{out.name}.work"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(out, error) from error
     config = read_options(
         options,
         PiConfig,
@@ -54,6 +60,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         tune=read_options(options, TuneConfig),
     )
     task, pool = load_task(options.task), Pool(options.pool)
+    require_pictures(task)
     backbone = load_backbone(options.backbone)
     result = pi_tune(
         backbone,
@@ -64,11 +71,21 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         resume=options.resume,
         progress=progress_wanted(options.json),
     )
-    result.expert.save(out)
     document = describe(result, config, out)
-    (out / "result.json").write_text(json.dumps(document, indent=1) + "\n")
+    _save(result.expert, document, workdir / "adapter", out)
     shutil.rmtree(workdir, ignore_errors=True)
     return document, as_text(result, out)
+
+
+def _save(expert: Expert, document: dict[str, Any], scratch: Path, out: Path) -> None:
+    """The adapter and its reasons appear at `out` together or not at all."""
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        expert.save(scratch)
+        (scratch / "result.json").write_text(json.dumps(document, indent=1) + "\n")
+        os.replace(scratch, out)
+    except OSError as error:
+        raise unwritable(out, error) from error
 
 
 def describe(result: PiResult, config: PiConfig, out: Path) -> dict[str, Any]:
@@ -106,7 +123,8 @@ def as_text(result: PiResult, out: Path) -> str:
         scores = [(titles[name], f"{value:.4f}") for name, value in result.scores.items()]
         parts.append(table(f"{result.metric} on the test split", ("adapter", result.metric), scores))
     if result.kept == "expert":
-        parts.append("The mixture did not validate better: the task's own expert was kept.")
+        why = "The mixture did not validate better" if similar else "The pool has no expert to mix with"
+        parts.append(f"{why}: the task's own expert was kept.")
     parts += [f"not considered: {reason}" for reason in result.refused.values()]
     parts.append(f"saved: {out} ({result.seconds:.0f} s)")
     return "\n".join(parts)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, cast
 
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from pituning.errors import ExpertError
 from pituning.methods.registration import extend_peft_type, register
-from pituning.methods.sites import sites_of
+from pituning.methods.tuner import OwnModel, UnmergeableLayer
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": nn.functional.relu, "gelu": nn.functional.gelu}
 
@@ -74,7 +73,7 @@ def _fault(must: str, given: object) -> ExpertError:
     return ExpertError(must, repr(given), "Change it in the BottleneckConfig.")
 
 
-class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class BottleneckLayer(nn.Module, UnmergeableLayer):
     """A Linear or LayerNorm followed by the active bottleneck adapters, one after the other."""
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
@@ -128,21 +127,6 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         change: Tensor = up(nn.functional.dropout(hidden, config.dropout, self.training))
         return y + config.scaling * change.to(y.dtype)
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> NoReturn:
-        """Refuse: a non-linear network cannot be written into the weight of a linear one.
-
-        Raises:
-            ExpertError: always.
-        """
-        raise ExpertError(
-            must="only an adapter that is linear in its input can be merged into the base weights",
-            given="a bottleneck adapter",
-            fix="Keep the adapter beside the model, or call unload() for the base model without it.",
-        )
-
-    def unmerge(self) -> None:
-        """Do nothing: nothing can have been merged."""
-
 
 def _width(base: nn.Module) -> int:
     if isinstance(base, nn.Linear):
@@ -156,37 +140,12 @@ def _width(base: nn.Module) -> int:
     )
 
 
-class BottleneckModel(BaseTuner):  # type: ignore[misc]
+class BottleneckModel(OwnModel):
     """PEFT's view of a model with bottleneck adapters; made by `peft.get_peft_model`."""
 
     prefix = "bottleneck_"
+    site = "outputs"
     tuner_layer_cls = BottleneckLayer
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  (the base class declares it)
-
-    @staticmethod
-    def _prepare_adapter_config(
-        peft_config: BottleneckConfig, model_config: dict[str, Any]
-    ) -> BottleneckConfig:
-        if peft_config.target_modules is None:
-            peft_config.target_modules = sites_of(model_config.get("model_type")).outputs
-        return peft_config
-
-    def _create_and_replace(
-        self,
-        peft_config: BottleneckConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-    ) -> None:
-        if isinstance(target, BottleneckLayer):
-            target.update_layer(adapter_name, peft_config)
-            return
-        layer = BottleneckLayer(target, adapter_name, peft_config)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
 
 
 register("BOTTLENECK_ADAPTER", BottleneckConfig, BottleneckModel)

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from pituning.errors import ExpertError
 from pituning.methods import prefix_attention
 from pituning.methods.registration import extend_peft_type, register
-from pituning.methods.sites import sites_of
+from pituning.methods.tuner import OwnModel, UnmergeableLayer
 
 
 @dataclass
@@ -65,7 +64,7 @@ class SelfAttentionPrefixConfig(PeftConfig):  # type: ignore[misc]
         ExpertError.collect(faults)
 
 
-class SelfAttentionPrefixLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class SelfAttentionPrefixLayer(nn.Module, UnmergeableLayer):
     """A self-attention module with the prefixes of its adapters, each `[kv_heads, length, head_dim]`."""
 
     adapter_layer_names = ("prefix_key", "prefix_value")
@@ -144,21 +143,6 @@ class SelfAttentionPrefixLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         prefix_attention.switch_off(base)
         return base
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> NoReturn:
-        """Refuse: keys and values that no input makes cannot be written into a projection.
-
-        Raises:
-            ExpertError: always.
-        """
-        raise ExpertError(
-            must="only an adapter that is linear in its input can be merged into the base weights",
-            given="a self-attention prefix",
-            fix="Keep the adapter beside the model, or call unload() for the base model without it.",
-        )
-
-    def unmerge(self) -> None:
-        """Do nothing: nothing can have been merged."""
-
 
 def _kv_shape(attention: nn.Module) -> tuple[int, int]:
     """Number and width of the heads of the keys of an attention module, by the names in transformers."""
@@ -180,37 +164,12 @@ def _first(module: nn.Module, names: tuple[str, ...]) -> Any:
     return next((getattr(module, name) for name in names if hasattr(module, name)), None)
 
 
-class SelfAttentionPrefixModel(BaseTuner):  # type: ignore[misc]
+class SelfAttentionPrefixModel(OwnModel):
     """PEFT's view of a model with self-attention prefixes; made by `peft.get_peft_model`."""
 
     prefix = "prefix_"
+    site = "attention"
     tuner_layer_cls = SelfAttentionPrefixLayer
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  (the base class declares it)
-
-    @staticmethod
-    def _prepare_adapter_config(
-        peft_config: SelfAttentionPrefixConfig, model_config: dict[str, Any]
-    ) -> SelfAttentionPrefixConfig:
-        if peft_config.target_modules is None:
-            peft_config.target_modules = sites_of(model_config.get("model_type")).attention
-        return peft_config
-
-    def _create_and_replace(
-        self,
-        peft_config: SelfAttentionPrefixConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-    ) -> None:
-        if isinstance(target, SelfAttentionPrefixLayer):
-            target.update_layer(adapter_name, peft_config)
-            return
-        layer = SelfAttentionPrefixLayer(target, adapter_name, peft_config)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module

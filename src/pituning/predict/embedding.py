@@ -65,6 +65,8 @@ class FisherConfig:
             for name, value in (("max_examples", self.max_examples), ("batch_size", self.batch_size))
             if value < 1
         ]
+        if not 0 <= self.seed < 2**63:
+            faults.append(ConfigError("seed must lie in 0..2^63-1", str(self.seed), "Try 0."))
         if not 0 <= self.tolerance < 1:
             faults.append(ConfigError("tolerance must lie in [0, 1)", str(self.tolerance), "Try 0.001."))
         ConfigError.collect(faults)

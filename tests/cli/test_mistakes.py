@@ -1,0 +1,476 @@
+"""A user's mistake: exit code 2, one clear message on stderr, nothing on stdout, nothing changed on disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from command import SHORT, Outcome, call, outcome_of, process, read_rows, tree, write_rows, write_task
+from conftest import World
+
+Case = Callable[[World, Path], tuple[object, ...]]
+
+
+def refuse(outcome: Outcome, *fragments: str) -> None:
+    assert outcome.code == 2, outcome
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ")
+    assert "Traceback" not in outcome.err
+    for fragment in fragments:
+        assert fragment in outcome.err
+
+
+def training(world: World, task: Path, pool: Path, *options: object) -> tuple[object, ...]:
+    return ("train", task, "--backbone", world.backbone, "--pool", pool, *SHORT, *options)
+
+
+def tuning(world: World, out: Path, *options: object) -> tuple[object, ...]:
+    fixed = ("--backbone", world.backbone, "--pool", world.pool, "--out", out)
+    return ("tune", world.task(), *fixed, "--epochs", 1, "--expert-epochs", 1, *options)
+
+
+def broken_task(world: World, folder: Path, change: Callable[[Path], Any]) -> tuple[object, ...]:
+    change(write_task(folder / "task"))
+    return training(world, folder / "task", folder / "pool")
+
+
+def without_column(task: Path) -> None:
+    write_rows(task / "train.jsonl", [{"label": row["label"]} for row in read_rows(task / "train.jsonl")])
+
+
+def with_metric(task: Path) -> None:
+    said = json.loads((task / "task.json").read_text())
+    (task / "task.json").write_text(json.dumps(said | {"metric": "acuracy"}))
+
+
+def empty(task: Path) -> None:
+    (task / "validation.jsonl").write_text("")
+
+
+def with_label(task: Path) -> None:
+    write_rows(task / "train.jsonl", [*read_rows(task / "train.jsonl"), {"text_a": "w1", "label": "rde"}])
+
+
+def one_class(world: World, folder: Path) -> tuple[object, ...]:
+    task = write_task(folder / "task")
+    kept = [row for row in read_rows(task / "train.jsonl") if row["label"] == "red"]
+    write_rows(task / "train.jsonl", kept)
+    return training(world, task, folder / "pool", "--shots", 2)
+
+
+def unreadable_picture(world: World, folder: Path) -> tuple[object, ...]:
+    task = folder / "task"
+    task.mkdir()
+    (task / "task.json").write_text('{"modality": "image", "labels": ["red", "green"]}')
+    pictures = [tiny.png([[[200, 0, 0]] * 8] * 8), tiny.png([[[0, 200, 0]] * 8] * 8), b"not a picture"]
+    for index, content in enumerate(pictures):
+        (task / f"{index}.png").write_bytes(content)
+    labels = ["red", "green", "red"]
+    write_rows(
+        task / "train.jsonl", [{"file_name": f"{i}.png", "label": label} for i, label in enumerate(labels)]
+    )
+    backbone = tiny.save("vit", folder / "vit")
+    return ("train", task, "--backbone", backbone, "--pool", folder / "pool", *SHORT)
+
+
+def other_backbone(folder: Path) -> Path:
+    return tiny.save("bert", folder / "other", seed=1)
+
+
+def on_other_backbone(world: World, folder: Path) -> tuple[object, ...]:
+    fixed = ("--backbone", other_backbone(folder), "--pool", world.pool, "--out", folder / "out")
+    return ("tune", world.task(), *fixed)
+
+
+def evaluated_on_other_backbone(world: World, folder: Path) -> tuple[object, ...]:
+    return ("eval", world.task("a"), "--expert", world.pool / "a", "--backbone", other_backbone(folder))
+
+
+def truncated(world: World, folder: Path) -> tuple[object, ...]:
+    pool = shutil.copytree(world.pool, folder / "pool")
+    weights = pool / "b" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    return ("tune", world.task(), "--backbone", world.backbone, "--pool", pool, "--out", folder / "out")
+
+
+def truncated_expert(world: World, folder: Path) -> tuple[object, ...]:
+    expert = shutil.copytree(world.pool / "b", folder / "b")
+    weights = expert / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    return ("eval", world.task("b"), "--expert", expert)
+
+
+def pickled(world: World, folder: Path) -> Path:
+    expert = shutil.copytree(world.pool / "a", folder / "a")
+    (expert / "adapter_model.safetensors").unlink()
+    (expert / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    return expert
+
+
+def not_a_pool(world: World, folder: Path) -> Path:
+    (folder / "mine").mkdir()
+    (folder / "mine" / "notes.txt").write_text("mine")
+    return folder / "mine"
+
+
+def below_a_file(folder: Path) -> Path:
+    """Not writable even for root."""
+    (folder / "file").write_text("mine")
+    return folder / "file" / "new"
+
+
+def existing(folder: Path) -> Path:
+    (folder / "out").mkdir()
+    return folder / "out"
+
+
+TASKS: dict[str, tuple[Case, tuple[str, ...]]] = {
+    "no task folder": (
+        lambda w, t: training(w, w.root / "tasks" / "targe", t / "pool"),
+        ("a task must be an existing folder", "targe", "Did you mean 'target'?"),
+    ),
+    "missing column": (
+        lambda w, t: broken_task(w, t, without_column),
+        ("must have a column 'text_a'", "columns 'label'", "columns: {text_a: THEIR_NAME}"),
+    ),
+    "unknown metric": (
+        lambda w, t: broken_task(w, t, with_metric),
+        ("metric must be one of", "'acuracy'", "Did you mean 'accuracy'?"),
+    ),
+    "empty split": (
+        lambda w, t: broken_task(w, t, empty),
+        ("must have at least one example", "validation.jsonl with 0 rows", "Add rows"),
+    ),
+    "label outside the candidates": (
+        lambda w, t: broken_task(w, t, with_label),
+        ("one of the candidates red, green", "train row 25: label 'rde'", "Did you mean 'red'?"),
+    ),
+    "one class alone": (one_class, ("must hold every class", "1 of 2 classes: red", "for 'green'")),
+    "undecodable picture": (
+        unreadable_picture,
+        ("an image must be a file that Pillow can decode", "train row 3: 13 bytes", "Replace the file"),
+    ),
+}
+
+BACKBONES: dict[str, tuple[Case, tuple[str, ...]]] = {
+    "no such backbone folder": (
+        lambda w, t: (
+            *("train", w.task(), "--pool", t / "pool"),
+            *("--backbone", "./no-such"),
+        ),
+        ("a backbone is a local folder", "'./no-such', a folder that does not exist", "Check the path"),
+    ),
+    "no such backbone on the Hub": (
+        lambda w, t: ("train", w.task(), "--pool", t / "pool", "--backbone", "no-such/model"),
+        ("a backbone is a local folder, a Hub id", "no-such/model", "Check the path or name"),
+    ),
+    "backbone folder without a model": (
+        lambda w, t: ("train", w.task(), "--pool", t / "pool", "--backbone", w.task()),
+        ("a backbone is a local folder", "target", "Check the path"),
+    ),
+    "pool of another backbone": (
+        on_other_backbone,
+        ("must hold experts that were trained on this backbone", "was not trained on", "Name the backbone"),
+    ),
+    "expert of another backbone": (
+        evaluated_on_other_backbone,
+        ("must be used on the backbone it was trained on", "has fingerprint", "Load that backbone"),
+    ),
+}
+
+FILES: dict[str, tuple[Case, tuple[str, ...]]] = {
+    "truncated weights in the pool": (
+        truncated,
+        ("'b' must be as it was added", "adapter_model.safetensors was altered", "add it again"),
+    ),
+    "truncated weights": (truncated_expert, ("must be a whole safetensors file", "truncated", "again")),
+    "pickle into the pool": (
+        lambda w, t: ("pool", "add", t / "new", pickled(w, t)),
+        ("never read", "only adapter_model.bin, a pickle", "safe_serialization=True"),
+    ),
+    "pickle to eval": (
+        lambda w, t: ("eval", w.task("a"), "--expert", pickled(w, t)),
+        ("never read", "only adapter_model.bin, a pickle", "safe_serialization=True"),
+    ),
+    "pool not writable": (
+        lambda w, t: training(w, w.task(), below_a_file(t)),
+        ("must be writable", "Not a directory", "another folder"),
+    ),
+    "pool to add to not writable": (
+        lambda w, t: ("pool", "add", below_a_file(t), w.pool / "a"),
+        ("must be writable", "Not a directory", "another folder"),
+    ),
+    "adapter not writable": (
+        lambda w, t: tuning(w, below_a_file(t)),
+        ("must be writable", "Not a directory", "another folder"),
+    ),
+    "report not writable": (
+        lambda w, t: ("graph", "--pool", w.pool, "--out", below_a_file(t)),
+        ("must be writable", "Not a directory", "another --out"),
+    ),
+    "adapter folder exists": (
+        lambda w, t: tuning(w, existing(t)),
+        ("never overwritten", "out exists", "another --out"),
+    ),
+    "report exists": (
+        lambda w, t: ("graph", "--pool", w.pool, "--out", existing(t)),
+        ("never overwritten", "out exists", "another --out"),
+    ),
+    "demo folder exists": (
+        lambda w, t: ("demo", "--out", existing(t)),
+        ("a new folder", "out exists", "another --out"),
+    ),
+    "not a pool to train into": (
+        lambda w, t: training(w, w.task(), not_a_pool(w, t)),
+        ("a new pool starts in a new or empty folder", "holds other files", "Choose another"),
+    ),
+    "not a pool to tune from": (
+        lambda w, t: (
+            *("tune", w.task(), "--backbone", w.backbone),
+            *("--pool", not_a_pool(w, t), "--out", t / "out"),
+        ),
+        ("a pool is a folder with a pool.json", "mine has none", "pituning train"),
+    ),
+    "nothing to check": (
+        lambda w, t: ("check", t / "none"),
+        ("must exist", "none", "Name a task"),
+    ),
+}
+
+OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
+    "unknown verb": (lambda w, t: ("tunes",), ("a verb is one of", "'tunes'", "Did you mean 'tune'?")),
+    "unknown method": (
+        lambda w, t: training(w, w.task(), t / "pool", "--method", "lorra"),
+        ("a method is one of lora", "'lorra'", "Choose one"),
+    ),
+    "missing method file": (
+        lambda w, t: training(w, w.task(), t / "pool", "--method", t / "none.json"),
+        ("none.json",),
+    ),
+    "unknown option": (
+        lambda w, t: tuning(w, t / "out", "--shot", "4"),
+        ("given: --shot 4", "did you mean --shots?", "pituning tune --help"),
+    ),
+    "family is no option": (
+        lambda w, t: training(w, w.task(), t / "pool", "--family", "causal"),
+        ("given: --family causal", "pituning train --help"),
+    ),
+    "missing option": (lambda w, t: ("tune", w.task()), ("--backbone, --pool, --out", "tune --help")),
+    "option that is no number": (
+        lambda w, t: tuning(w, t / "out", "-k", "two"),
+        ("argument -k/--k: invalid int value: 'two'", "tune --help"),
+    ),
+    "unknown space": (
+        lambda w, t: tuning(w, t / "out", "--space", "vector"),
+        ("--space: invalid choice: 'vector'", "'parameters', 'delta'"),
+    ),
+    "no neighbours to tune": (
+        lambda w, t: tuning(w, t / "out", "-k", 0),
+        ("k must be at least 1", "given: 0", "Raise k"),
+    ),
+    "no neighbours to predict": (
+        lambda w, t: ("predict", w.task("a"), "--pool", w.pool, "-k", 0),
+        ("k must be at least 1", "given: 0", "one neighbour or more"),
+    ),
+    "no shots": (
+        lambda w, t: training(w, w.task(), t / "pool", "--shots", 0),
+        ("shots must be at least 1", "given: 0", "one example"),
+    ),
+    "no shots for the demo": (
+        lambda w, t: ("demo", "--out", t / "out", "--shots", 0),
+        ("shots must be at least 1", "given: 0", "Raise shots"),
+    ),
+    "no examples": (
+        lambda w, t: training(w, w.task(), t / "pool", "--max-examples", -1),
+        ("max_examples must be at least 1", "given: -1", "Raise it"),
+    ),
+    "several options out of range": (
+        lambda w, t: training(w, w.task(), t / "pool", "--batch-size", 0, "--warmup", 2, "--seed", 10**20),
+        ("batch_size must be at least 1", "seed must lie in 0..", "warmup must lie in [0, 1)"),
+    ),
+    "embedding option out of range": (
+        lambda w, t: training(w, w.task(), t / "pool", "--fisher-max-examples", 0),
+        ("max_examples must be at least 1", "given: 0", "Raise"),
+    ),
+    "rank in parameter space": (
+        lambda w, t: tuning(w, t / "out", "--rank", 4),
+        ("a rank is chosen in delta space only", "4 in parameters", "Leave the rank out"),
+    ),
+    "slash in a name": (
+        lambda w, t: training(w, w.task(), t / "pool", "--name", "a/b"),
+        ("letters, digits, dots", "'a/b'", "--name"),
+    ),
+    "slash in an added name": (
+        lambda w, t: ("pool", "add", t / "pool", w.pool / "a", "--name", "../a"),
+        ("letters, digits, dots", "'../a'", "--name"),
+    ),
+    "taken name": (
+        lambda w, t: training(w, w.task("a"), w.pool),
+        ("a name is used once", "'a' is taken", "--replace"),
+    ),
+    "another initialisation": (
+        lambda w, t: training(w, w.task(), w.pool, "--init-seed", 1),
+        ("start from its own --init-seed", "1, where", "Leave --init-seed out"),
+    ),
+    "unknown expert to show": (
+        lambda w, t: ("pool", "show", w.pool, "d"),
+        ("must be in the pool", "'d'", "holds: a, b, c"),
+    ),
+    "unknown expert to remove": (
+        lambda w, t: ("pool", "remove", w.pool, "d"),
+        ("must be in the pool", "'d'", "holds: a, b, c"),
+    ),
+    "no expert to show": (
+        lambda w, t: ("pool", "show", w.pool),
+        ("needs an expert", "none", "pituning pool show POOL EXPERT"),
+    ),
+    "expert to a verb of all": (
+        lambda w, t: ("pool", "list", w.pool, "a"),
+        ("looks at all experts", "'a'", "Leave it out"),
+    ),
+    "task without an expert": (
+        lambda w, t: ("predict", w.task(), "--pool", w.pool),
+        ("its own expert's embedding", "no expert 'target'", "pituning train"),
+    ),
+    "embedding on other data": (
+        lambda w, t: ("embed", w.task("a"), "--pool", w.pool, "--shots", 2),
+        ("the data it was trained on", "other --shots", "--replace"),
+    ),
+}
+
+ALL = TASKS | BACKBONES | FILES | OPTIONS
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_mistake_is_explained_and_changes_nothing(case: str, world: World, tmp_path: Path) -> None:
+    make, fragments = ALL[case]
+    arguments = make(world, tmp_path)
+    before = tree(world.root, world.backbone, tmp_path)
+    refuse(call(*arguments), *fragments)
+    assert tree(world.root, world.backbone, tmp_path) == before
+
+
+def test_error_under_json_stands_on_stderr_alone(world: World, tmp_path: Path) -> None:
+    refuse(call(*tuning(world, tmp_path / "out", "-k", 0), "--json"), "k must be at least 1")
+    refuse(call("tune", "--json"), "are required")
+
+
+def test_infinite_loss_names_the_step_and_keeps_the_last_good_state(world: World, tmp_path: Path) -> None:
+    pool, work = tmp_path / "pool", tmp_path / "pool" / ".work-target"
+    fatal = training(world, world.task(), pool, "--learning-rate", 1e30, "--warmup", 0)
+    refuse(call(*fatal), "must stay finite", "at step 2; the state of epoch 0 was kept", "Lower the learning")
+    assert [path.name for path in work.iterdir()] == ["checkpoint.safetensors"]
+    kept = tree(work)
+    refuse(call(*fatal, "--resume"), "at step 2; the state of epoch 0 was kept")
+    assert tree(work) == kept
+    refuse(call(*training(world, world.task(), pool, "--resume")), "is of another run", "leave --resume out")
+    assert call("pool", "list", pool, "--json").document["experts"] == []
+    assert call(*training(world, world.task(), pool)).code == 0
+
+
+def test_infinite_loss_while_tuning_writes_no_adapter(world: World, tmp_path: Path) -> None:
+    before = tree(world.root)
+    fatal = tuning(world, tmp_path / "out", "--learning-rate", 1e30, "--warmup", 0)
+    refuse(call(*fatal), "must stay finite", "at step 2", "Lower the learning rate")
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / ".out.work" / "mixture" / "checkpoint.safetensors").exists()
+    assert tree(world.root) == before
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, method: str, file: str) -> None:
+    whole = getattr(Path, method)
+
+    def write(path: Path, content: Any, *rest: Any, **options: Any) -> int:
+        if path.name != file:
+            return int(whole(path, content, *rest, **options))
+        whole(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, method, write)
+
+
+@pytest.mark.parametrize(
+    ("method", "file"),
+    [
+        ("write_bytes", "adapter_model.safetensors"),
+        ("write_bytes", "embedding.safetensors"),
+        ("write_text", "expert.json"),
+        ("write_text", ".pool.json.new"),
+    ],
+)
+def test_full_disk_leaves_the_pool_as_it_was(
+    method: str, file: str, world: World, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(pool)
+    full_disk(monkeypatch, method, file)
+    refuse(call(*training(world, world.task(), pool)), "No space left", "the pool is as it was")
+    shutil.rmtree(pool / ".work-target")  # the checkpoint, for --resume
+    assert tree(pool) == before
+
+
+@pytest.mark.parametrize(
+    ("method", "file"),
+    [
+        ("write_bytes", "checkpoint.new"),
+        ("write_bytes", "adapter_model.safetensors"),
+        ("write_text", "result.json"),
+    ],
+)
+def test_full_disk_leaves_no_half_adapter(
+    method: str, file: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(world.root)
+    with monkeypatch.context() as patch:
+        full_disk(patch, method, file)
+        refuse(call(*tuning(world, tmp_path / "out")), "must be writable and have room", "No space left")
+    assert not (tmp_path / "out").exists()
+    assert tree(world.root) == before
+    assert call(*tuning(world, tmp_path / "out", "--resume")).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_full_disk_leaves_no_half_report(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch, "write_text", ".graph.html.new")
+    refuse(call("graph", "--pool", world.pool, "--out", tmp_path / "graph.html"), "No space left")
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_that_cannot_be_opened_is_a_message(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(_: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "train.jsonl")
+
+    monkeypatch.setattr("pituning.cli.predict.load_task", locked)
+    outcome = call("predict", "x", "--pool", world.pool)
+    refuse(outcome, "must be readable", "Permission denied: 'train.jsonl'", "Check the path")
+
+
+@pytest.mark.slow
+def test_real_size_limit_leaves_the_pool_as_it_was(world: World, pool: Path, tmp_path: Path) -> None:
+    before = tree(pool)
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    adding = ("pool", "add", pool, world.pool / "a", "--name", "again")
+    refuse(outcome_of(process(*adding, preexec_fn=limited)), "must be writable and have room", "too large")
+    assert tree(pool) == before
+
+
+@pytest.mark.slow
+def test_missing_backbone_folder_is_found_without_the_network(world: World, tmp_path: Path) -> None:
+    online = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    arguments = ("train", world.task(), "--pool", tmp_path / "pool", "--backbone", tmp_path / "none")
+    outcome = outcome_of(process(*arguments, env=online))
+    refuse(outcome, "a folder that does not exist")
+    assert "Retrying" not in outcome.err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,252 @@
+"""Every verb on a pool of three tiny experts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import INSTALLED, SHORT, Outcome, call, outcome_of, process, tree
+from conftest import World
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+import pituning_command
+from pituning_command import VERBS, main
+
+TUNE_KEYS = {
+    "task",
+    "metric",
+    "neighbors",
+    "weights",
+    "scores",
+    "k",
+    "shots",
+    "seed",
+    "expert_dir",
+    "seconds",
+}
+
+
+def tune(world: World, out: Path, *options: object) -> Outcome:
+    fixed = ("--backbone", world.backbone, "--pool", world.pool, "--out", out, "-k", 2, "--shots", 4)
+    few = ("--epochs", 2, "--expert-epochs", 2)
+    return call("tune", world.task(), *fixed, *few, *options)
+
+
+def test_train_says_where_the_expert_is_and_how_it_validates(world: World) -> None:
+    document = world.trained["a"].document
+    assert document["task"] == document["name"] == "a"
+    assert document["pool"] == str(world.pool)
+    assert document["metric"] == "accuracy"
+    assert 0 <= document["validation"] <= 1
+    assert not [path for path in world.pool.iterdir() if path.name.startswith(".work")]
+
+
+def test_tuned_adapter_loads_with_peft_and_comes_with_its_reasons(world: World, tmp_path: Path) -> None:
+    outcome = tune(world, tmp_path / "out", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    document = outcome.document
+    assert document.keys() >= TUNE_KEYS
+    assert [sorted(neighbor) for neighbor in document["neighbors"]] == [["name", "similarity"]] * 2
+    assert document["scores"].keys() == {"base", "expert", "init", "pi"}
+    assert sum(document["weights"].values()) == pytest.approx(1)
+    assert (document["k"], document["shots"], document["seed"]) == (2, 4, 0)
+    assert document["expert_dir"] == str(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == document
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(world.backbone), tmp_path / "out")
+    state, saved = adapted.state_dict(), load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert saved
+    for name, tensor in saved.items():
+        assert state[name.replace(".weight", ".default.weight")].equal(tensor)
+
+
+def test_same_seed_tunes_to_the_same_adapter(world: World, tmp_path: Path) -> None:
+    first, second = (tune(world, tmp_path / name, "--json", "--seed", 3) for name in ("one", "two"))
+    changing = {"expert_dir", "seconds"}
+    one, two = ({k: v for k, v in o.document.items() if k not in changing} for o in (first, second))
+    assert one == two
+    files = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1]
+
+
+def test_without_validation_data_the_document_is_still_json(world: World, tmp_path: Path) -> None:
+    task = tmp_path / "task"
+    task.mkdir()
+    for name in ("task.json", "train.jsonl"):
+        (task / name).write_bytes((world.task() / name).read_bytes())
+    few = ("-k", 1, "--epochs", 1, "--expert-epochs", 1, "--json")
+    fixed = ("--backbone", world.backbone, "--pool", world.pool, "--out", tmp_path / "out")
+    document = call("tune", task, *fixed, *few).document
+    assert document["validation"] == {"expert": None, "pi": None}
+    assert document["scores"] == {}
+
+
+def test_tune_for_people_shows_weights_and_scores(world: World, tmp_path: Path) -> None:
+    text = tune(world, tmp_path / "out").out
+    for wanted in ("experts mixed for target", "accuracy on the test split", "saved: "):
+        assert wanted in text
+
+
+def test_embed_stores_an_embedding_again(world: World, pool: Path) -> None:
+    outcome = call("embed", world.task("a"), "--pool", pool, "--setting", "paper", "--json")
+    assert outcome.document == {"task": "a", "name": "a", "examples": 24, "setting": "paper"}
+    assert call("pool", "verify", pool).code == 0
+
+
+def test_predict_ranks_the_other_tasks(world: World) -> None:
+    before = tree(world.root)
+    document = call("predict", world.task("a"), "--pool", world.pool, "-k", 2, "--json").document
+    assert document["task"] == "a"
+    found = document["neighbors"]
+    assert {neighbor["name"] for neighbor in found} == {"b", "c"}
+    assert found[0]["similarity"] >= found[1]["similarity"]
+    assert tree(world.root) == before
+    assert "neighbours of a" in call("predict", world.task("a"), "--pool", world.pool).out
+
+
+def test_eval_scores_a_split(world: World) -> None:
+    expert = ("--expert", world.pool / "a")
+    document = call("eval", world.task("a"), *expert, "--backbone", world.backbone, "--json").document
+    assert document.keys() == {"task", "metric", "score", "n"}
+    assert (document["task"], document["metric"], document["n"]) == ("a", "accuracy", 8)
+    validated = call("eval", world.task("a"), *expert, "--split", "validation", "--json").document
+    assert validated["score"] == world.trained["a"].document["validation"]
+
+
+def test_graph_draws_all_pairs(world: World, tmp_path: Path) -> None:
+    page = tmp_path / "graph.html"
+    document = call("graph", "--pool", world.pool, "--out", page, "--json").document
+    assert (document["names"], document["report"]) == (["a", "b", "c"], str(page))
+    assert [len(row) for row in document["similarity"]] == [3, 3, 3]
+    assert "<th>a</th>" in page.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["graph.html"]
+
+
+def test_pool_lists_shows_adds_removes_and_verifies(world: World, tmp_path: Path) -> None:
+    pool = tmp_path / "new"
+    assert call("pool", "add", pool, world.pool / "a", "--name", "first", "--json").document == {
+        "added": "first"
+    }
+    listed = call("pool", "list", pool, "--json").document
+    assert [(entry["name"], entry["task"], entry["embedded"]) for entry in listed["experts"]] == [
+        ("first", "a", False)
+    ]
+    assert "LORA" in call("pool", "list", pool).out
+    shown = call("pool", "show", pool, "first", "--json").document
+    assert (shown["name"], shown["backbone_name"]) == ("first", str(world.backbone))
+    assert call("pool", "verify", pool, "--json").document == {"faults": []}
+    assert call("pool", "remove", pool, "first", "--json").document == {"removed": "first"}
+    assert call("pool", "list", pool, "--json").document["experts"] == []
+
+
+def test_check_finds_what_is_wrong(world: World, pool: Path) -> None:
+    for path, kind in ((world.task(), "task"), (pool, "pool"), (pool / "a", "expert")):
+        outcome = call("check", path, "--json")
+        assert (outcome.code, outcome.document["kind"], outcome.document["faults"]) == (0, kind, [])
+    (pool / "a" / "adapter_model.safetensors").write_bytes(b"short")
+    for path, kind in ((pool, "pool"), (pool / "a", "expert")):
+        outcome = call("check", path, "--json")
+        assert (outcome.code, outcome.document["kind"], len(outcome.document["faults"])) == (2, kind, 1)
+    assert "altered or truncated" in call("pool", "verify", pool).out
+
+
+def test_checkpoints_of_a_running_train_are_no_fault_of_the_pool(pool: Path) -> None:
+    (pool / ".work-d").mkdir()
+    assert call("pool", "verify", pool).code == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_has_an_example(verb: str) -> None:
+    outcome = call(verb, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith(f"usage: pituning {verb} ")
+    assert f"example: pituning {verb} " in outcome.out
+    assert "--json" in outcome.out
+    assert "--seed" in outcome.out
+
+
+def test_usage_line_holds_what_must_be_given() -> None:
+    first = call("tune", "--help").out.splitlines()[0]
+    assert first == "usage: pituning tune TASK --backbone BACKBONE --pool POOL --out OUT [options]"
+
+
+def test_version_and_usage() -> None:
+    assert call("--version").out == "pituning 0.1.0\n"
+    usage = call("--help").out
+    assert call().out == usage
+    assert all(f"  {verb} " in usage for verb in VERBS)
+
+
+def test_help_loads_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys; from pituning_command import main; main(['--help']); main(['no-such-verb'])\n"
+        "assert not {'torch', 'transformers', 'peft', 'numpy', 'pituning'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("where", ["import", "parsing", "verb"])
+def test_control_c_has_no_traceback_wherever_it_falls(
+    where: str, monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    place = {
+        "import": "importlib.import_module",
+        "parsing": "argparse.ArgumentParser.parse_known_args",
+        "verb": "pituning.cli.predict.run",
+    }
+    if where == "verb":
+        import pituning.cli.predict  # noqa: F401
+    monkeypatch.setattr(place[where], interrupt)
+    outcome = call("predict", world.task("a"), "--pool", world.pool)
+    assert (outcome.code, outcome.out) == (130, "")
+    assert outcome.err == "interrupted; nothing half-written was left.\n"
+
+
+def test_what_a_library_prints_stays_off_stdout_under_json(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pituning.cli.predict.load_task", lambda _: print("loading") or FakeTask())
+    outcome = call("predict", "x", "--pool", world.pool, "--json")
+    assert outcome.document["task"] == "a"
+    assert outcome.err == "loading\n"
+
+
+class FakeTask:
+    name = "a"
+
+
+@pytest.mark.slow
+def test_installed_command_trains_quietly_and_writes_one_document(world: World, tmp_path: Path) -> None:
+    fixed = ("--backbone", world.backbone, "--pool", tmp_path / "pool", *SHORT)
+    outcome = outcome_of(process("train", world.task("a"), *fixed, "--json"))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.document["validation"] == world.trained["a"].document["validation"]
+    weights = [pool / "a" / "adapter_model.safetensors" for pool in (tmp_path / "pool", world.pool)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_is_no_error(world: World) -> None:
+    line = f"{INSTALLED} pool list {world.pool} | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_module_is_the_command_too() -> None:
+    done = subprocess.run([sys.executable, "-m", "pituning", "--version"], capture_output=True, text=True)
+    assert done.stdout == "pituning 0.1.0\n"
+
+
+def test_main_reads_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(pituning_command.sys, "argv", ["pituning", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out == "pituning 0.1.0\n"
