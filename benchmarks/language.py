@@ -77,7 +77,7 @@ def one_run(backbone: Backbone, task: Task, pool: Pool, seed: int) -> dict[str, 
     # The best single neighbour is the one of the k that does best on the validation shots.
     few = task.sample(16, seed)
     neighbors = [neighbor.name for neighbor in result.neighbors]
-    found = validated(backbone, few, **{name: pool.get(name) for name in neighbors})
+    found = validated(backbone, few, {name: pool.get(name) for name in neighbors})
     best = max(neighbors, key=lambda name: found[name])
     return {
         "task": task.name,

@@ -87,13 +87,17 @@ class FitConfig:
 
 @dataclass(frozen=True, order=True)
 class Evaluation:
-    """A validation result; the greater is the better: the lower loss, then the higher score.
+    """A validation result; the greater is the better: the one with the lower loss.
 
-    The loss decides because a score on a few dozen examples moves in steps of several points.
+    The score only informs: on a few dozen examples it moves in steps of several points.
+
+    Attributes:
+        negative_loss: minus the mean loss, in nats.
+        score: by the task's metric; None where answers would have to be generated.
     """
 
     negative_loss: float
-    score: float
+    score: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,9 @@ def fit(
                 entry = {"epoch": epoch + 1, "loss": total / max(seen, 1)}
                 found = evaluate() if evaluate else None
                 if found is not None:
-                    entry |= {"score": found.score, "validation_loss": -found.negative_loss}
+                    entry["validation_loss"] = -found.negative_loss
+                    if found.score is not None:
+                        entry["score"] = found.score
                 state.history.append(entry)
                 if found is None or state.best is None or found > state.best:
                     state.best, state.best_epoch = found, epoch + 1

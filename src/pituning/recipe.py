@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pituning.backbones import Backbone
-from pituning.errors import ConfigError, PoolError
+from pituning.errors import ConfigError
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
 from pituning.interpolate import Mixture, TuneConfig, tune
-from pituning.interpolate.compatible import Space, foreign_to, obstacle
+from pituning.interpolate.compatible import Space
 from pituning.interpolate.weights import Sharing
+from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
-from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, TaskGraph, embed
+from pituning.predict import FisherConfig, Neighbor, embed
 from pituning.seed import isolated_seed
 from pituning.task import Task
 from pituning.train import TrainConfig, evaluate, score, train_expert
@@ -100,16 +100,12 @@ def pi_tune(
     resume: bool = False,
     progress: bool = False,
 ) -> PiResult:
-    """Predict-Interpolate Tuning (Wu et al., ICML 2023).
+    """Predict-Interpolate Tuning (Wu et al., ICML 2023); nothing of `task`'s own is taken from `pool`.
 
     Only the target's training and validation examples choose anything; with `shots`, there are at most as
     many of the second as of the first. The test split is read once, at the end.
 
     Args:
-        backbone: the frozen model that the pool's experts were trained on.
-        task: the target; its own expert is trained here and none of its name or data is taken from the pool.
-        pool: experts with embeddings.
-        config: see PiConfig.
         workdir: where checkpoints are kept; with `resume`, an interrupted run goes on from them.
 
     Raises:
@@ -117,89 +113,48 @@ def pi_tune(
     """
     config, start = config or PiConfig(), time.monotonic()
     target = task.sample(config.shots, config.seed) if config.shots else task
-    stage = _Stages(workdir, resume, progress)
+    around, stage = Neighborhood.of(pool), _Stages(workdir, resume, progress)
 
     # 1. Expert: the target's own, from the pool's initialisation.
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
-    check_pool(pool, backbone)
-    like = typical(pool)
-    own = train_expert(backbone, target, training, name=f"target:{task.name}", like=like, **stage("expert"))
+    name, like = f"target:{task.name}", around.typical(backbone)
+    own = train_expert(backbone, target, training, name=name, like=like, **stage("expert"))
 
     # 2. Predict: the tasks of the pool that are most like it.
     embedding = embed(backbone, own, target, config.fisher, progress=progress)
-    refused = refusals(pool, own, config.space)
-    neighbors = nearest(pool, embedding, config.k, without=refused)
+    refused = around.refusals(own, embedding, config.space)
+    neighbors = around.nearest(embedding, config.k, space=config.space, without=refused)
 
     # 3. Interpolate: learn the weights and the experts on the target.
-    experts = [own, *(pool.get(neighbor.name) for neighbor in neighbors)]
+    experts = [own, *(around.experts[neighbor.name] for neighbor in neighbors)]
+    learnt, shared = not config.freeze_experts, config.sharing
     mixture = Mixture(
-        backbone,
-        experts,
-        space=config.space,
-        sharing=config.sharing,
-        train_experts=not config.freeze_experts,
-        target=own.name,
+        backbone, experts, space=config.space, sharing=shared, train_experts=learnt, target=own.name
     )
     before = mixture.collapse(rank=config.rank)
     tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own validates at least as well.
     after = mixture.collapse(rank=config.rank)
-    validation = validated(backbone, target, expert=own, mixture=after)
+    validation = validated(backbone, target, {"expert": own, "mixture": after})
     mixed = bool(neighbors) and (not validation or validation["mixture"] > validation["expert"])
+    kept = after if mixed else own
     return PiResult(
         task=task.name,
         metric=task.metric,
-        expert=(after if mixed else own).renamed(task.name),
+        expert=kept.renamed(task.name),
         kept="mixture" if mixed else "expert",
         mixture=after,
         neighbors=neighbors,
         refused=refused,
         weights=tuned.weights,
-        scores=test_scores(backbone, task, own, before, after if mixed else own, pool.init_seed),
+        scores=tested(backbone, task, {"expert": own, "init": before, "pi": kept}, pool.init_seed),
         validation={name: asdict(found) for name, found in validation.items()},
         seconds=time.monotonic() - start,
     )
 
 
-def check_pool(pool: Pool, backbone: Backbone) -> None:
-    """Raise PoolError where every expert of the pool was trained on another backbone."""
-    foreign = [foreign_to(pool.get(name), backbone) for name in pool]
-    if foreign and all(foreign):
-        raise PoolError(
-            "the pool must hold experts that were trained on this backbone",
-            foreign[0],
-            "Name the backbone of the pool, or a pool that was trained on this one.",
-        )
-
-
-def typical(pool: Pool) -> Expert | None:
-    """An expert of the initialisation that most of the pool shares; None of an empty pool."""
-    experts = [pool.get(name) for name in pool]
-    counts = Counter(expert.card.initialisation for expert in experts)
-    return max(experts, key=lambda expert: counts[expert.card.initialisation], default=None)
-
-
-def nearest(pool: Pool, embedding: TaskEmbedding, k: int, *, without: Collection[str] = ()) -> list[Neighbor]:
-    """The pool's experts whose tasks are most like an embedded one; its own task is never among them."""
-    names = [name for name in pool if name not in without]
-    graph = TaskGraph([pool.embedding(name) for name in names], names=names, setting=embedding.setting)
-    return graph.nearest(embedding, k)
-
-
-def refusals(pool: Pool, own: Expert, space: Space) -> dict[str, str]:
-    """Experts of the pool that cannot be a neighbour -> the reason."""
-    found = {}
-    for name in pool:
-        reason = obstacle(pool.get(name), own, space)
-        if not reason and not pool.has_embedding(name):
-            reason = f"{name} has no embedding; run `pituning embed`"
-        if reason:
-            found[name] = reason
-    return found
-
-
-def validated(backbone: Backbone, task: Task, **experts: Expert) -> dict[str, Evaluation]:
+def validated(backbone: Backbone, task: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
     """Each expert on the validation examples; empty where there are none."""
     if not task.validation:
         return {}
@@ -209,17 +164,17 @@ def validated(backbone: Backbone, task: Task, **experts: Expert) -> dict[str, Ev
     }
 
 
-def test_scores(
-    backbone: Backbone, task: Task, own: Expert, before: Expert, result: Expert, seed: int
-) -> dict[str, float]:
-    """The metric on the test split, for the bare backbone and each stage."""
+def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: int) -> dict[str, float]:
+    """The metric on the test split, for the bare backbone (a head is drawn from `seed`) and each stage."""
     if not task.test:
         return {}
     with isolated_seed(seed):
         scores = {"base": score(backbone, backbone.fresh_module(task.candidates), task)}
-    for stage, expert in {"expert": own, "init": before, "pi": result}.items():
-        known = stage == "pi" and result is own
-        scores[stage] = scores["expert"] if known else score(backbone, attach_expert(backbone, expert), task)
+    known: dict[int, float] = {}
+    for stage, expert in stages.items():
+        if id(expert) not in known:
+            known[id(expert)] = score(backbone, attach_expert(backbone, expert), task)
+        scores[stage] = known[id(expert)]
     return scores
 
 

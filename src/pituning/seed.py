@@ -11,12 +11,12 @@ from torch import Tensor
 
 @contextmanager
 def isolated_seed(seed: int) -> Iterator[None]:
-    """Draw from torch's CPU generator seeded with `seed`; restore its state afterwards.
+    """Draw from torch's generators seeded with `seed`; restore their states afterwards.
 
     Initialisations use the CPU generator on every device, so that a pool built on a GPU and one built on a
     CPU start from the same point.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 

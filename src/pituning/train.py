@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from peft import PeftConfig, PeftModel
 from torch import nn
 
 from pituning.backbones import Backbone
 from pituning.backbones.base import batches_by_length
-from pituning.errors import ConfigError
+from pituning.errors import ConfigError, ExpertError
 from pituning.expert import (
     Expert,
     ExpertCard,
@@ -92,7 +94,7 @@ def train_expert(
         adapter = like.config
     else:
         adapter = peft_config(config.method or "lora", backbone.model, heads=heads)
-    model = attach(backbone, adapter, labels=labels, seed=config.init_seed)
+    model = _attached(backbone, adapter, labels, config.init_seed)
     if config.gradient_checkpointing:
         checkpoint_activations(model.get_base_model())
     initialisation = initialisation_of(model)
@@ -104,7 +106,7 @@ def train_expert(
         model,
         [{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate}],
         lambda batch: backbone.nll(model, backbone.collate(batch, task)),
-        validation_of(backbone, model, task),
+        (lambda: evaluate(backbone, model, task, task.validation)) if task.validation else None,
         examples,
         config,
         key=f"{backbone.fingerprint}{task.fingerprint}{initialisation}",
@@ -112,6 +114,7 @@ def train_expert(
         resume=resume,
         progress=f"train {task.name}" if progress else "",
     )
+    validation = result.best.score if result.best else None
     card = ExpertCard(
         name=name or task.name,
         task=task.name,
@@ -122,26 +125,23 @@ def train_expert(
         source=task.source,
         labels=list(labels),
         metric=task.metric,
-        scores={} if result.best is None else {"validation": result.best.score},
+        scores={} if validation is None else {"validation": validation},
         versions=library_versions(),
         recipe={**asdict(config), "learning_rate": rate, "best_epoch": result.best_epoch},
     )
     return Expert(card, model.peft_config["default"], saved_tensors(model))
 
 
-class _Validation:
-    """Scores a model on a task's validation examples."""
-
-    def __init__(self, backbone: Backbone, model: nn.Module, task: Task) -> None:
-        self.backbone, self.model, self.task = backbone, model, task
-
-    def __call__(self) -> Evaluation:
-        return evaluate(self.backbone, self.model, self.task, self.task.validation)
-
-
-def validation_of(backbone: Backbone, model: nn.Module, task: Task) -> _Validation | None:
-    """A function that validates `model` as it is then; None where the task has nothing to validate on."""
-    return _Validation(backbone, model, task) if task.validation else None
+def _attached(backbone: Backbone, adapter: PeftConfig, labels: Sequence[str], seed: int) -> PeftModel:
+    """A new adapter, or an ExpertError where PEFT cannot put this configuration on the backbone."""
+    try:
+        return attach(backbone, adapter, labels=labels, seed=seed)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ExpertError(
+            f"the method must fit the backbone {backbone.name!r}",
+            f"{method_of(adapter)}: {str(error).splitlines()[0]}",
+            "Choose another --method, or mend the target_modules of its file.",
+        ) from error
 
 
 def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[Example, ...]) -> Evaluation:
@@ -165,7 +165,7 @@ def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[E
             for row, best in zip(rows, likelihoods.argmax(dim=1).tolist(), strict=True):
                 predictions[row] = task.candidates[best]
     loss = float(losses.mean())
-    score = task.score(predictions, examples) if task.candidates else 0.0
+    score = task.score(predictions, examples) if task.candidates else None
     return Evaluation(-loss, score)
 
 

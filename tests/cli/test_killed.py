@@ -64,7 +64,7 @@ def test_killed_tune_resumes_to_the_same_adapter(stage: str, world: World, tmp_p
     outcome = stopped_after_an_epoch(tuning(world, killed, *few), checkpoint, signal.SIGKILL)
     assert outcome.code == -signal.SIGKILL
     assert not killed.exists()
-    resumed = outcome_of(process(*tuning(world, killed, *few), "--resume"))
+    resumed = call(*tuning(world, killed, *few), "--resume")
     assert (resumed.code, resumed.err) == (0, "")
     uninterrupted = call(*tuning(world, whole, *few))
     for key in ("scores", "weights", "neighbors", "validation", "kept"):

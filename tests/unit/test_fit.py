@@ -221,9 +221,9 @@ def test_a_small_set_is_passed_over_until_an_epoch_has_enough_steps() -> None:
     assert seen[:3] != seen[3:6]
 
 
-def test_lower_loss_is_better_then_the_higher_score() -> None:
+def test_the_loss_decides_and_the_score_only_informs() -> None:
     assert Evaluation(-1.0, 0.5) > Evaluation(-2.0, 0.6)
-    assert Evaluation(-1.0, 0.6) > Evaluation(-1.0, 0.5)
+    assert not Evaluation(-1.0, 0.6) > Evaluation(-1.0, None)
 
 
 def test_without_validation_the_last_state_is_kept() -> None:

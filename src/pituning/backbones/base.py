@@ -182,6 +182,14 @@ def encode(tokenizer: Any, texts: Sequence[tuple[str, str | None]], max_length: 
     return dict(encoded)
 
 
+def longest_input(model: nn.Module, tokenizer: Any, wanted: int) -> int:
+    """`wanted` tokens, or the fewer that the model has positions for or the tokenizer was made for."""
+    config: Any = model.config
+    text = getattr(config, "text_config", config)
+    limits = [getattr(text, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    return min([wanted, *(int(limit) for limit in limits if limit)])
+
+
 def candidate_indices(examples: Sequence[Example], task: Task) -> Tensor:
     """Index of each example's gold answer among the candidates, int64 [batch].
 

@@ -14,6 +14,7 @@ from pituning.backbones.base import (
     Batch,
     candidate_indices,
     encode,
+    longest_input,
     require_candidates,
     require_text,
     text_or_pair,
@@ -36,7 +37,8 @@ class Classifier(Backbone):
 
     def __init__(self, model: nn.Module, processor: Any, *, name: str, max_length: int = 256) -> None:
         super().__init__(model, name=name)
-        self.processor, self.max_length = processor, max_length
+        self.processor = processor
+        self.max_length = longest_input(model, processor, max_length)
         self.modality = "image" if getattr(model, "main_input_name", "") == "pixel_values" else "text"
 
     def check(self, task: Task) -> None:
@@ -100,21 +102,22 @@ class Classifier(Backbone):
 
 
 def _resized(head: nn.Module, old: int, new: int) -> nn.Module:
-    """The head with fresh weights, and `new` outputs instead of `old`."""
+    """The head with fresh weights, and `new` outputs in the Linear that had `old` (the last such)."""
     if isinstance(head, nn.Linear):
-        return _fresh(nn.Linear(head.in_features, new, bias=head.bias is not None))
-    for name, child in list(head.named_modules()):
-        if isinstance(child, nn.Linear):
-            outputs = new if child.out_features == old else child.out_features
-            linear = _fresh(nn.Linear(child.in_features, outputs, bias=child.bias is not None))
-            parent, _, leaf = name.rpartition(".")
-            setattr(head.get_submodule(parent), leaf, linear)
+        return _fresh(head, new if head.out_features == old else head.out_features)
+    linears = {name: child for name, child in head.named_modules() if isinstance(child, nn.Linear)}
+    last = [name for name, child in linears.items() if child.out_features == old][-1:]
+    for name, child in linears.items():
+        parent, _, leaf = name.rpartition(".")
+        outputs = new if name in last else child.out_features
+        setattr(head.get_submodule(parent), leaf, _fresh(child, outputs))
     return head
 
 
-def _fresh(linear: nn.Linear) -> nn.Linear:
-    """BERT's initialisation: weights from N(0, 0.02), biases zero."""
+def _fresh(old: nn.Linear, outputs: int) -> nn.Linear:
+    """A new layer in the old one's place, BERT's initialisation: weights from N(0, 0.02), biases zero."""
+    linear = nn.Linear(old.in_features, outputs, bias=old.bias is not None)
     nn.init.normal_(linear.weight, std=0.02)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
-    return linear
+    return linear.to(old.weight.device, old.weight.dtype)

@@ -103,7 +103,7 @@ def family_of(config: Any) -> str:
     raise BackboneError(
         "a backbone is a language model, a sequence-to-sequence model, a dual encoder or a classifier",
         f"architecture {architecture!r}",
-        f"Say which with `family`: {', '.join(FAMILIES)}.",
+        f"From Python, say which with load_backbone(..., family=...): {', '.join(FAMILIES)}.",
     )
 
 

@@ -14,6 +14,7 @@ from pituning.backbones.base import (
     Batch,
     candidate_indices,
     encode,
+    longest_input,
     require_candidates,
     require_text,
     text_or_pair,
@@ -52,7 +53,8 @@ class Matching(Backbone):
     ) -> None:
         super().__init__(model, name=name)
         self.tokenizer, self.image_processor = tokenizer, image_processor
-        self.pooling, self.scale, self.max_length = pooling, scale, max_length
+        self.pooling, self.scale = pooling, scale
+        self.max_length = longest_input(model, tokenizer, max_length)
 
     def check(self, task: Task) -> None:
         """Candidates are needed; one modality at a time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Everything is computed here and now."""
-    config = PiConfig(shots=options.shots, seed=options.seed, train=EXPERTS)
+    training = replace(EXPERTS, seed=options.seed, init_seed=options.seed)
+    config = PiConfig(shots=options.shots, seed=options.seed, train=training)
     if options.out and Path(options.out).exists():
         raise ConfigError("a demo starts in a new folder", f"{options.out} exists", "Choose another --out.")
     out = Path(options.out or tempfile.mkdtemp(prefix="pituning-demo-"))
@@ -42,7 +44,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     for name in TASKS:
         if name != options.target:
             task = digit_task(name)
-            expert = train_expert(backbone, task, EXPERTS)
+            expert = train_expert(backbone, task, training)
             pool.add(expert, embed(backbone, expert, task))
             say(f"    {name}: validation {task.metric} {expert.card.scores['validation']:.2f}")
     say(f"3/3 π-Tuning {options.target!r} with {options.shots} pictures a class")

@@ -6,9 +6,9 @@ import argparse
 from typing import Any
 
 from pituning.cli.terminal import table
-from pituning.errors import PoolError
+from pituning.errors import PoolError, StaleEmbeddingError
+from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
-from pituning.recipe import nearest, refusals
 from pituning.task import load_task
 
 EXAMPLE = "pituning predict data/cr --pool pool -k 3"
@@ -35,8 +35,16 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
             f"{options.pool} has no expert {name!r}",
             f"Run `pituning train {options.task} --pool {options.pool} ...` first, or use `tune`.",
         )
-    refused = refusals(pool, pool.get(name), options.space)
-    found = nearest(pool, pool.embedding(name), options.k, without=refused)
+    around = Neighborhood.of(pool)
+    if name not in around.embeddings or around.embeddings[name].source != task.source:
+        raise StaleEmbeddingError(
+            f"expert {name!r} must have been embedded on the data of {options.task}",
+            "it was not" if name in around.embeddings else "it has no embedding",
+            "Train it again with --replace, or run `pituning embed`.",
+        )
+    own, embedding = around.experts[name], around.embeddings[name]
+    refused = around.refusals(own, embedding, options.space)
+    found = around.nearest(embedding, options.k, space=options.space, without=refused)
     neighbors = [{"name": neighbor.name, "similarity": neighbor.similarity} for neighbor in found]
     rows = [(neighbor.name, f"{neighbor.similarity:.4f}") for neighbor in found]
     text = table(f"neighbours of {task.name}", ("expert", "similarity"), rows)

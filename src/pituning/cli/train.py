@@ -15,9 +15,9 @@ from pituning.cli.terminal import progress_wanted
 from pituning.errors import PoolError
 from pituning.manifest import MANIFEST
 from pituning.methods import peft_config
+from pituning.neighborhood import Neighborhood
 from pituning.pool import WORK, Pool
 from pituning.predict import FisherConfig, embed
-from pituning.recipe import typical
 from pituning.task import load_task
 from pituning.train import TrainConfig, train_expert
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         task,
         config,
         name=name,
-        like=typical(pool),
+        like=Neighborhood.of(pool).typical(backbone),
         workdir=workdir,
         resume=options.resume,
         progress=watch,

@@ -122,6 +122,8 @@ def as_text(result: PiResult, out: Path) -> str:
     if result.scores:
         scores = [(titles[name], f"{value:.4f}") for name, value in result.scores.items()]
         parts.append(table(f"{result.metric} on the test split", ("adapter", result.metric), scores))
+    if not result.validation:
+        parts.append("There was nothing to validate on: the mixture was kept unchecked.")
     if result.kept == "expert":
         why = "The mixture did not validate better" if similar else "The pool has no expert to mix with"
         parts.append(f"{why}: the task's own expert was kept.")

@@ -29,7 +29,7 @@ def collapse(mixture: Mixture, *, name: str, rank: int | None) -> Expert:
     mixed = {slot.name: slot.value for slot in mixture.tensors.slots}
     trained = {n: p for n, p in mixture.model.named_parameters() if n in mixture.tensors.fixed or _head(n)}
     values: dict[str, Tensor] = {**trained, **mixed}
-    recipe: dict[str, object] = {"space": mixture.space, "weights": mixture.mean_weights()}
+    recipe = {**mixture.target.card.recipe, "space": mixture.space, "weights": mixture.mean_weights()}
     if rank is not None:
         values, recipe["relative_error"] = reduced(values, rank)
         ranks = {slot.module: rank for slot in mixture.tensors.slots}

@@ -27,7 +27,6 @@ class TuneResult:
 
     Attributes:
         weights: expert -> its weight, averaged over the groups.
-        initial: validation before tuning; None where there was nothing to validate on.
         best: validation of the state that was kept.
     """
 
@@ -35,7 +34,6 @@ class TuneResult:
     weights: dict[str, float]
     history: list[dict[str, float]]
     best_epoch: int
-    initial: Evaluation | None
     best: Evaluation | None
 
 
@@ -69,7 +67,6 @@ def tune(
     def validate() -> Evaluation:
         return evaluate(backbone, mixture.mixed(), task, task.validation)
 
-    initial = validate() if task.validation else None
     digests = "".join(expert.digest for expert in mixture.experts)
     result = fit(
         mixture,
@@ -85,6 +82,4 @@ def tune(
     )
     mixture.mixed()
     mixture.eval()
-    return TuneResult(
-        mixture, mixture.mean_weights(), result.history, result.best_epoch, initial, result.best
-    )
+    return TuneResult(mixture, mixture.mean_weights(), result.history, result.best_epoch, result.best)

@@ -80,7 +80,7 @@ def peft_config(name_or_file: str, model: nn.Module, *, heads: Sequence[str] = (
 def _read(path: Path) -> PeftConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ExpertError(
             "a method file must be readable JSON", f"{path}: {error}", "Mend the file."
         ) from error
@@ -102,7 +102,14 @@ def _read(path: Path) -> PeftConfig:
     # What belongs to the adapter that the file came from, and not to a new one.
     for key in ("peft_type", "base_model_name_or_path", "revision", "auto_mapping", "peft_version"):
         values.pop(key, None)
-    return config_class(**values)
+    try:
+        return config_class(**values)
+    except (TypeError, ValueError) as error:
+        raise ExpertError(
+            f"a {config_class.__name__} file must hold values that PEFT accepts",
+            f"{path}: {error}",
+            "Mend the file.",
+        ) from error
 
 
 def _check_soft_prompt(config: PeftConfig, model: nn.Module, method: str) -> None:

@@ -99,6 +99,7 @@ class TaskEmbedding:
     source: str
     setting: Setting
     examples: int
+    labels: str = "gold"
 
     def check_fresh(
         self, expert: Expert, *, task: Task | None = None, config: FisherConfig | None = None
@@ -185,6 +186,7 @@ def embed(
         source=task.source,
         setting=config.setting,
         examples=seen,
+        labels=config.labels,
     )
 
 

@@ -1,0 +1,191 @@
+"""Laws of the recipe: what may choose, what may not, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small import same_tensors
+from tiny import text_task
+
+from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune
+from pituning import recipe as recipe_module
+from pituning.backbones import Backbone
+from pituning.errors import PoolError, StaleEmbeddingError
+from pituning.expert import Expert
+from pituning.fit import Evaluation
+from pituning.methods import peft_config
+from pituning.neighborhood import Neighborhood
+from pituning.predict import embed
+from pituning.task import Task
+from pituning.train import train_expert
+
+BRIEF = TrainConfig(epochs=1, batch_size=4, learning_rate=0.02)
+CONFIG = PiConfig(k=2, shots=2, train=BRIEF, tune=TuneConfig(epochs=1, batch_size=4))
+
+
+@pytest.fixture(scope="module")
+def backbone(backbone_of: Callable[[str], Backbone]) -> Backbone:
+    return backbone_of("bert")
+
+
+@pytest.fixture(scope="module")
+def target() -> Task:
+    task = text_task(9, train=18, validation=18)
+    return replace(task, name="target", test=text_task(8, train=9).train)
+
+
+def add(pool: Pool, backbone: Backbone, task: Task, config: TrainConfig = BRIEF) -> Expert:
+    expert = train_expert(backbone, task, config)
+    pool.add(expert, embed(backbone, expert, task))
+    return expert
+
+
+@pytest.fixture(scope="module")
+def pool(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    pool = Pool.create(tmp_path_factory.mktemp("recipe") / "pool")
+    for seed in range(3):
+        add(pool, backbone, text_task(seed, train=9))
+    return pool
+
+
+def test_the_best_expert_and_its_reasons_come_out(backbone: Backbone, target: Task, pool: Pool) -> None:
+    result = pi_tune(backbone, target, pool, CONFIG)
+    assert set(result.scores) == {"base", "expert", "init", "pi"}
+    assert len(result.neighbors) == 2
+    assert set(result.weights) == {"target:target", *(neighbor.name for neighbor in result.neighbors)}
+    assert sum(result.weights.values()) == pytest.approx(1)
+    better = result.validation["mixture"]["negative_loss"] > result.validation["expert"]["negative_loss"]
+    assert result.kept == ("mixture" if better else "expert")
+    assert result.expert.name == "target"
+
+
+def test_neither_test_labels_nor_undrawn_validation_examples_choose_anything(
+    backbone: Backbone, target: Task, pool: Pool
+) -> None:
+    drawn = set(target.sample(2, 0).validation)
+
+    def other(task: Task, label: str) -> str:
+        return task.candidates[(task.candidates.index(label) + 1) % len(task.candidates)]
+
+    test = tuple(replace(e, label=other(target, str(e.label))) for e in target.test)
+    kept = tuple(e for e in target.validation if e in drawn)
+    first, second = (
+        pi_tune(backbone, task, pool, CONFIG)
+        for task in (target, replace(target, test=test, validation=kept))
+    )
+    assert same_tensors(first.expert, second.expert)
+    assert (first.neighbors, first.kept, first.validation) == (
+        second.neighbors,
+        second.kept,
+        second.validation,
+    )
+    assert first.scores != second.scores
+
+
+@pytest.mark.parametrize("mixture_loss", [0.1, 0.9])
+def test_the_mixture_is_kept_only_where_it_validates_better(
+    mixture_loss: float, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"expert": Evaluation(-0.5), "mixture": Evaluation(-mixture_loss)}
+    monkeypatch.setattr(recipe_module, "validated", lambda *_: found)
+    result = pi_tune(backbone, target, pool, CONFIG)
+    assert result.kept == ("mixture" if mixture_loss < 0.5 else "expert")
+    assert same_tensors(result.expert, result.mixture) == (result.kept == "mixture")
+
+
+def test_without_validation_examples_the_mixture_is_kept_and_nothing_is_claimed(
+    backbone: Backbone, pool: Pool
+) -> None:
+    task = replace(text_task(9, train=6), name="bare")
+    result = pi_tune(backbone, task, pool, replace(CONFIG, shots=None))
+    assert (result.kept, result.validation, result.scores) == ("mixture", {}, {})
+
+
+def test_experts_of_the_targets_name_or_data_are_no_neighbours(
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path
+) -> None:
+    own = Pool.create(tmp_path / "pool")
+    for name in pool:
+        own.add(pool.get(name), pool.embedding(name))
+    add(own, backbone, target)
+    add(own, backbone, replace(target, name="renamed"))
+    result = pi_tune(backbone, target, own, replace(CONFIG, k=9))
+    assert {neighbor.name for neighbor in result.neighbors} == set(pool)
+
+
+def test_experts_that_cannot_be_mixed_are_refused_with_the_reason(
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path
+) -> None:
+    mixed = Pool.create(tmp_path / "pool")
+    for name in pool:
+        mixed.add(pool.get(name), pool.embedding(name))
+    add(mixed, backbone, replace(text_task(5), name="ia3"), replace(BRIEF, method="ia3"))
+    add(mixed, backbone, replace(text_task(6), name="other_seed"), replace(BRIEF, init_seed=7))
+    mixed.add(train_expert(backbone, text_task(7), BRIEF, name="bare"))
+    refused = pi_tune(backbone, target, mixed, CONFIG).refused
+    assert refused.keys() == {"ia3", "other_seed", "bare"}
+    assert "is IA3" in refused["ia3"]
+    assert "another initialisation" in refused["other_seed"]
+    assert "no embedding" in refused["bare"]
+
+
+def test_delta_space_mixes_experts_of_other_ranks_and_initialisations(
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path
+) -> None:
+    wider = Pool.create(tmp_path / "pool")
+    config = peft_config("lora", backbone.model)
+    config.r, config.lora_alpha = 3, 9
+    config.save_pretrained(str(tmp_path / "method"))
+    file = str(tmp_path / "method" / "adapter_config.json")
+    add(wider, backbone, replace(text_task(1), name="wide"), replace(BRIEF, method=file, init_seed=4))
+    for name in list(pool)[:2]:
+        wider.add(pool.get(name), pool.embedding(name))
+    result = pi_tune(backbone, target, wider, replace(CONFIG, k=3, space="delta"))
+    assert "wide" in {neighbor.name for neighbor in result.neighbors}
+    assert not result.refused
+    assert result.mixture.config.r == 8 + 3 + 8 + 8
+    narrow = pi_tune(backbone, target, wider, replace(CONFIG, k=3, space="delta", rank=2)).mixture
+    assert narrow.config.r == 2
+    assert 0 < narrow.card.recipe["relative_error"] < 1
+
+
+def test_a_stale_embedding_is_found_before_anything_is_trained(
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = Pool.create(tmp_path / "pool")
+    for name in pool:
+        stale.add(pool.get(name), pool.embedding(name))
+    wrong = pool.embedding("text1")
+    monkeypatch.setattr(type(wrong), "check_fresh", lambda *_, **__: None)
+    stale.add_embedding("text0", wrong)
+    monkeypatch.undo()
+    monkeypatch.setattr(recipe_module, "train_expert", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(StaleEmbeddingError, match="text0"):
+        pi_tune(backbone, target, stale, CONFIG)
+
+
+def test_the_targets_expert_takes_the_pools_configuration_and_not_a_strangers(
+    backbone: Backbone, pool: Pool
+) -> None:
+    around = Neighborhood.of(pool)
+    own = around.experts["text0"]
+    stranger = replace(own.card, name="s", initialisation="unknown", backbone="?elsewhere")
+    experts = {f"s{i}": Expert(replace(stranger, name=f"s{i}"), own.config, own.tensors) for i in range(5)}
+    found = Neighborhood({**experts, "text0": own}, {}).typical(backbone)
+    assert found is own
+    far = Expert(replace(own.card, backbone="0" * 64), own.config, own.tensors)
+    with pytest.raises(PoolError, match="trained on this backbone"):
+        Neighborhood({"far": far}, {}).typical(backbone)
+
+
+def test_the_same_seed_gives_the_same_adapter(backbone: Backbone, target: Task, pool: Pool) -> None:
+    torch.manual_seed(1)
+    first = pi_tune(backbone, target, pool, CONFIG)
+    torch.manual_seed(2)
+    second = pi_tune(backbone, target, pool, CONFIG)
+    assert same_tensors(first.expert, second.expert)
+    assert first.scores == second.scores
