@@ -36,7 +36,7 @@ TASKS = [
     *("ag_news_small", "cola", "cr", "mnli", "mrpc", "qnli"),
     *("rte", "sick", "snli_small", "sst2", "subj", "trec"),
 ]
-TARGETS = ["cr", "sst2", "subj", "trec", "ag_news_small", "sick"]
+TARGETS = ["cr", "sst2", "subj", "trec", "ag_news_small", "sick", "snli_small", "mnli"]
 SEEDS = [0, 1, 2]
 EXPERTS = TrainConfig(epochs=2, batch_size=32, learning_rate=1e-3, max_examples=2000)
 
@@ -103,7 +103,8 @@ def one_run(backbone: Backbone, task: Task, pool: Pool, seed: int) -> dict[str, 
 
 def alone(backbone: Backbone, task: Task, pool: Pool, name: str) -> float:
     """The pool's expert on the target's test split as it is; computed once for all seeds."""
-    file = WORK / "alone" / f"{task.name}-{name}.json"
+    key = f"{pool.get(name).digest[:16]}-{task.fingerprint[:16]}"
+    file = WORK / "alone" / f"{key}.json"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(score(backbone, attach_expert(backbone, pool.get(name)), task)))

@@ -17,17 +17,10 @@ PACKAGES = ("torch", "transformers", "peft", "opacus", "scikit-learn")
 
 def provenance() -> dict[str, Any]:
     """What the numbers depend on besides the configuration."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
     found = {name: version(name) for name in PACKAGES if find_spec(name.replace("scikit-learn", "sklearn"))}
     return {
         "versions": {"python": platform.python_version(), **found},
-        "commit": described.stdout.strip(),
+        "commit": COMMIT,
         "machine": {
             "arch": platform.machine(),
             "cpus": os.cpu_count(),
@@ -35,3 +28,13 @@ def provenance() -> dict[str, Any]:
             "load": os.getloadavg()[0],
         },
     }
+
+
+# Read when the process starts, which is when the code it runs is read.
+COMMIT = subprocess.run(
+    ["git", "describe", "--always", "--dirty"],
+    capture_output=True,
+    text=True,
+    cwd=Path(__file__).parent,
+    check=False,
+).stdout.strip()

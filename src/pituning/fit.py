@@ -110,7 +110,7 @@ class FitResult:
         best: its validation result; None where there was nothing to validate on.
     """
 
-    history: list[dict[str, float]]
+    history: list[dict[str, int | float]]
     best_epoch: int
     best: Evaluation | None
 
@@ -122,7 +122,7 @@ class _State:
     epoch: int = 0
     best_epoch: int = 0
     best: Evaluation | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, int | float]] = field(default_factory=list)
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -188,7 +188,7 @@ def fit(
                     total += _step(module, optimizer, nll, batch, config, state, step)
                     seen += len(batch)
                 state.epoch = epoch + 1
-                entry = {"epoch": epoch + 1, "loss": total / max(seen, 1)}
+                entry: dict[str, int | float] = {"epoch": epoch + 1, "loss": total / max(seen, 1)}
                 found = evaluate() if evaluate else None
                 if found is not None:
                     entry["validation_loss"] = -found.negative_loss

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 FINGERPRINT_SAMPLES = 4096
 
 
+@runtime_checkable
 class Foundation(Protocol):
     """A frozen model; `pituning.Backbone` is one, and `Frozen` makes one of any module."""
 

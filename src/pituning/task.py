@@ -39,8 +39,8 @@ class Task:
         TaskError: unknown modality or metric, a text for no candidate, a prompt with other fields.
 
     Example:
-        >>> task = load_task("sst2").sample(shots=16, seed=0)
-        >>> task.text(task.train[0]), task.answer(task.train[0])
+        >>> task = load_task("sst2").sample(shots=16, seed=0)  # doctest: +SKIP
+        >>> task.text(task.train[0]), task.answer(task.train[0])  # doctest: +SKIP
         ('an absorbing , slice-of-depression life ...', 'positive')
     """
 

@@ -32,7 +32,7 @@ class TuneResult:
 
     mixture: Mixture
     weights: dict[str, float]
-    history: list[dict[str, float]]
+    history: list[dict[str, int | float]]
     best_epoch: int
     best: Evaluation | None
 
