@@ -49,13 +49,13 @@ def language(runs: Sequence[dict[str, Any]]) -> list[str]:
         f"Mean test score over seeds {', '.join(map(str, seeds))}. The pool holds LoRA experts of the twelve",
         "language tasks; the target's own is never used. *π, kept* is what `pituning tune` writes: the",
         "tuned mixture, or the target's own expert where the mixture had no lower loss on the validation",
-        "examples, as many as there are shots. The best single neighbour is the one of the k with the lowest",
-        "loss on those. The gain is *π, kept* minus *target's own expert*, seed by seed, ± its standard",
-        "deviation over the seeds (in the last row, over targets and seeds together).",
+        "examples, as many as there are shots. The best single neighbour is the one of the k with the",
+        "lowest loss on those. The gain is *π, kept* minus *target's own expert*, seed by seed, ± its",
+        "standard deviation over the seeds (in the last row, over targets and seeds together).",
         "",
-        "How the rule was chosen: the first runs selected by score, then loss. After four runs of seed 0 (cr,",
-        "subj, sst2, trec) the rule became the loss alone, and all runs were made anew with it. Those four cells",
-        "are therefore not untouched evidence for the rule; the others are.",
+        "How the rule was chosen: the first runs selected by score, then loss. After four runs of seed 0",
+        "(cr, subj, sst2, trec) the rule became the loss alone, and all runs were made anew with it. Those",
+        "four cells are therefore not untouched evidence for the rule; the others are.",
         "",
         "| target (metric) | " + " | ".join(TITLES[c] for c in COLUMNS) + " | gain | kept mixture |",
         "|---" * (len(COLUMNS) + 3) + "|",
@@ -80,9 +80,11 @@ def language(runs: Sequence[dict[str, Any]]) -> list[str]:
         "First neighbour: " + "; ".join(f"{t} → {n} ({c})" for (t, n), c in sorted(first.items())) + ".",
     ]
     one = runs[0]
+    commits = ", ".join(sorted({run["commit"] for run in runs}))
     lines += [
         "",
-        f"Versions: {one['versions']}. Machine: {one['machine']['cpus']} cores ({one['machine']['arch']}).",
+        f"Versions: {one['versions']}. Commits when the results were written: {commits}.",
+        f"Machine: {one['machine']['cpus']} cores ({one['machine']['arch']}).",
         "",
     ]
     return lines

@@ -19,7 +19,7 @@ from pituning.report.heatmap import heatmap_page
 from pituning.train import TrainConfig, train_expert
 
 EXAMPLE = "pituning demo --target noisy"
-EXPERTS = TrainConfig(method="lora", epochs=6, batch_size=32, learning_rate=5e-3)
+EXPERTS = TrainConfig(method="lora", epochs=10, batch_size=32, learning_rate=7e-3)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
