@@ -103,10 +103,8 @@ def pi_tune(
     """Predict-Interpolate Tuning (Wu et al., ICML 2023); nothing of `task`'s own is taken from `pool`.
 
     Only the target's training and validation examples choose anything; with `shots`, there are at most as
-    many of the second as of the first. The test split is read once, at the end.
-
-    Args:
-        workdir: where checkpoints are kept; with `resume`, an interrupted run goes on from them.
+    many of the second as of the first. The test split is read once, at the end. Checkpoints are kept in
+    `workdir`; with `resume`, an interrupted run goes on from them.
 
     Raises:
         PituningError: for whatever the user can mend; see `pituning.errors`.
