@@ -13,10 +13,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+# Tiny models are quicker on one thread, and the processes that tests start do not fight over the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import tiny
+import torch
 
 from pituning.backbones import Backbone, load_backbone
+
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

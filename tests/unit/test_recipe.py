@@ -18,7 +18,7 @@ from pituning.errors import PoolError, StaleEmbeddingError
 from pituning.expert import Expert
 from pituning.fit import Evaluation
 from pituning.methods import peft_config
-from pituning.neighborhood import Neighborhood
+from pituning.neighborhood import Neighborhood, shared_modules
 from pituning.predict import embed
 from pituning.task import Task
 from pituning.train import train_expert
@@ -144,6 +144,8 @@ def test_delta_space_mixes_experts_of_other_ranks_and_initialisations(
     add(wider, backbone, replace(text_task(1), name="wide"), replace(BRIEF, method=file, init_seed=4))
     for name in list(pool)[:2]:
         wider.add(pool.get(name), pool.embedding(name))
+    mine, theirs = shared_modules(pool.embedding("text0"), wider.embedding("wide"))
+    assert mine.components.keys() == theirs.components.keys() == pool.embedding("text0").components.keys()
     result = pi_tune(backbone, target, wider, replace(CONFIG, k=3, space="delta"))
     assert "wide" in {neighbor.name for neighbor in result.neighbors}
     assert not result.refused
