@@ -21,7 +21,6 @@ import torch
 
 from pituning.backbones import Backbone, load_backbone
 
-
 torch.set_num_threads(1)
 
 
