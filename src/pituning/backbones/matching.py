@@ -74,7 +74,7 @@ class Matching(Backbone):
         The candidates' tensors are [candidates, tokens]; with `independent`, [batch, candidates, tokens].
         """
         names = [(task.candidate_texts[name], None) for name in task.candidates]
-        candidates = encode(self.tokenizer, names, self.max_length)
+        candidates = self._tokens(names)
         if independent:
             candidates = {key: rows.expand(len(examples), *rows.shape) for key, rows in candidates.items()}
         batch = {f"candidate_{name}": tensor for name, tensor in candidates.items()}
@@ -82,10 +82,14 @@ class Matching(Backbone):
             images = [example.open_image() for example in examples]
             batch["pixel_values"] = self.image_processor(images=images, return_tensors="pt")["pixel_values"]
         else:
-            texts = [text_or_pair(example, task) for example in examples]
-            batch |= encode(self.tokenizer, texts, self.max_length)
+            batch |= self._tokens([text_or_pair(example, task) for example in examples])
         batch["gold"] = candidate_indices(examples, task)
         return self.on_device(batch)
+
+    def _tokens(self, texts: Sequence[tuple[str, str | None]]) -> Batch:
+        """Ids and mask; sentence encoders are trained without token types."""
+        encoded = encode(self.tokenizer, texts, self.max_length)
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def nll(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
         """Cross-entropy over the candidates."""
