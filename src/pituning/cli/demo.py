@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pituning.cli.terminal import say
 from pituning.cli.tune import as_text, describe
 from pituning.demo import TARGET, TASKS, digit_backbone, digit_task
@@ -37,6 +39,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if options.out and Path(options.out).exists():
         raise ConfigError("a demo starts in a new folder", f"{options.out} exists", "Choose another --out.")
     out = Path(options.out or tempfile.mkdtemp(prefix="pituning-demo-"))
+    torch.set_num_threads(1)  # a model this small is quicker on one
     say("1/3 training a small picture-and-word model on 600 upright digits")
     backbone = digit_backbone(options.seed)
     say(f"2/3 training a pool of {len(TASKS) - 1} LoRA experts, all but {options.target!r}")
