@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pituning.backbones import Backbone
 from pituning.errors import ConfigError
@@ -49,13 +49,17 @@ class PiConfig:
 
     def __post_init__(self) -> None:
         """Collect what is out of range."""
-        ConfigError.collect(
-            [
-                ConfigError(f"{name} must be at least 1", str(value), f"Raise {name}.")
-                for name, value in (("k", self.k), ("shots", self.shots), ("rank", self.rank))
-                if value is not None and value < 1
-            ]
-        )
+        faults = [
+            ConfigError(f"{name} must be at least 1", str(value), f"Raise {name}.")
+            for name, value in (("k", self.k), ("shots", self.shots), ("rank", self.rank))
+            if value is not None and value < 1
+        ]
+        faults += [
+            ConfigError(f"{name} is one of {', '.join(get_args(kind))}", repr(value), "Name one of them.")
+            for name, value, kind in (("space", self.space, Space), ("sharing", self.sharing, Sharing))
+            if value not in get_args(kind)
+        ]
+        ConfigError.collect(faults)
         if self.rank is not None and self.space == "parameters":
             fix = "Leave the rank out: in parameter space it is the experts' own; or choose space delta."
             raise ConfigError("a rank is chosen in delta space only", f"{self.rank} in parameters", fix)

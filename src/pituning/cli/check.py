@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     path = Path(options.path)
     kind, faults = _inspect(path)
     document = {"path": str(path), "kind": kind, "faults": faults}
-    return document, "\n".join(faults) or f"{path} is a {kind} without faults"
+    return document, "\n".join(faults) or f"{path}: {kind} without faults"
 
 
 def _inspect(path: Path) -> tuple[str, list[str]]:

@@ -116,7 +116,7 @@ def as_text(result: PiResult, out: Path) -> str:
         "base": "backbone alone",
         "expert": "the task's own expert",
         "init": "mixture before tuning",
-        "pi": "π-Tuning (saved)",
+        "pi": "π-Tuning (saved)" if result.kept == "mixture" else "the task's own expert (saved)",
     }
     parts = [table(f"experts mixed for {result.task}", ("expert", "similarity", "weight"), rows)]
     if result.scores:
@@ -127,6 +127,12 @@ def as_text(result: PiResult, out: Path) -> str:
     if result.kept == "expert":
         why = "The mixture did not validate better" if similar else "The pool has no expert to mix with"
         parts.append(f"{why}: the task's own expert was kept.")
+    if result.validation:
+        losses = {name: -found["negative_loss"] for name, found in result.validation.items() if found}
+        told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+        parts.append(f"validation loss, which decided: {told}")
+    if "relative_error" in result.mixture.card.recipe:
+        parts.append(f"relative error of the rank cut: {result.mixture.card.recipe['relative_error']:.3f}")
     parts += [f"not considered: {reason}" for reason in result.refused.values()]
     parts.append(f"saved: {out} ({result.seconds:.0f} s)")
     return "\n".join(parts)

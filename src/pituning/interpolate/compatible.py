@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Literal
+from typing import Literal, get_args
 
 from pituning.errors import MixtureError
 from pituning.expert import UNKNOWN, Expert, is_head
@@ -86,6 +86,10 @@ def check_mixable(
     Raises:
         MixtureError: naming every obstacle.
     """
+    if space not in get_args(Space):
+        raise MixtureError(
+            f"a space is one of {', '.join(get_args(Space))}", repr(space), "Name one of them."
+        )
     names = [expert.name for expert in experts]
     if not experts or len(set(names)) != len(names):
         raise MixtureError("a mixture needs experts with different names", str(names), "Rename the doubles.")
