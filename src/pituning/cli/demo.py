@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from pituning.cli.graph import draw
 from pituning.cli.terminal import say
 from pituning.cli.tune import as_text, describe
 from pituning.demo import TARGET, TASKS, digit_backbone, digit_task
 from pituning.errors import ConfigError
 from pituning.pool import Pool
-from pituning.predict import TaskGraph, embed
+from pituning.predict import embed
 from pituning.recipe import PiConfig, pi_tune
-from pituning.report.heatmap import heatmap_page
 from pituning.train import TrainConfig, train_expert
 
 EXAMPLE = "pituning demo --target noisy"
@@ -54,8 +54,6 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     result = pi_tune(backbone, digit_task(options.target), pool, config)
     folder, report = out / "adapter", out / "graph.html"
     result.expert.save(folder)
-    names = list(pool)
-    graph = TaskGraph([pool.embedding(name) for name in names], names=names)
-    report.write_text(heatmap_page(names, graph.similarity.tolist()))
+    draw(pool, report)
     document = {**describe(result, config, folder), "report": str(report)}
     return document, f"{as_text(result, folder)}\nreport: {report}"

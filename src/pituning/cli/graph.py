@@ -27,6 +27,17 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     pool, out = Pool(options.pool), Path(options.out)
     if out.exists():
         raise PoolError("a report is never overwritten", f"{out} exists", "Choose another --out.")
+    names, matrix = draw(pool, out)
+    document = {"names": names, "similarity": matrix, "report": str(out)}
+    return document, f"{len(names)} tasks drawn in {out}"
+
+
+def draw(pool: Pool, out: Path) -> tuple[list[str], list[list[float]]]:
+    """Write the page; returns the names of the pool's embedded experts and their similarities.
+
+    Raises:
+        PoolError: if fewer than two experts are embedded, or the page cannot be written.
+    """
     names = [name for name in pool if pool.has_embedding(name)]
     if len(names) < 2:
         raise PoolError(
@@ -45,5 +56,4 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
-    document = {"names": names, "similarity": matrix, "report": str(out)}
-    return document, f"{len(names)} tasks drawn in {out}"
+    return names, matrix

@@ -128,7 +128,7 @@ def as_text(result: PiResult, out: Path) -> str:
         why = "The mixture did not validate better" if similar else "The pool has no expert to mix with"
         parts.append(f"{why}: the task's own expert was kept.")
     if result.validation:
-        losses = {name: -found["negative_loss"] for name, found in result.validation.items() if found}
+        losses = {name: -found["negative_loss"] for name, found in result.validation.items()}
         told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
         parts.append(f"validation loss, which decided: {told}")
     if "relative_error" in result.mixture.card.recipe:
