@@ -22,6 +22,7 @@ VERBS = {
     "eval": "score an adapter on a task's split",
     "graph": "draw the similarities of a pool's tasks as an HTML page",
     "pool": "list, show, add, remove or verify the experts of a pool",
+    "convert": "make a model folder, and expert folders, of an official OFA checkpoint",
     "check": "find every fault of a task, a pool or an expert before anything is trained",
 }
 

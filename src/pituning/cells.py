@@ -31,28 +31,37 @@ def read_row(cells: Mapping[str, Any], folder: Path) -> Example:
         >>> read_row({"text_a": "2 + 2", "label": 4}, Path()).label
         '4'
     """
-    image = _image(cells.get("image"))
-    file = _text(cells.get("image_path")) or _text(cells.get("file_name"))
+    image = read_image(cells.get("image"))
+    file = read_text(cells.get("image_path")) or read_text(cells.get("file_name"))
     if image is None and file is not None:
-        try:
-            image = (folder / file).read_bytes()
-        except OSError as fault:
-            raise TaskError(
-                "a path to an image must lead, from its table, to a file",
-                f"{file!r} ({fault.strerror})",
-                "Mend the path, or add the file.",
-            ) from fault
+        image = read_image_file(folder, file)
     return Example(
-        text_a=_text(cells.get("text_a")),
-        text_b=_text(cells.get("text_b")),
+        text_a=read_text(cells.get("text_a")),
+        text_b=read_text(cells.get("text_b")),
         image=image,
-        label=_text(cells.get("label")),
+        label=read_text(cells.get("label")),
         references=_references(cells.get("references")),
-        bbox=_box(cells.get("bbox")),
+        bbox=read_box(cells.get("bbox")),
     )
 
 
-def _text(cell: Any) -> str | None:
+def read_image_file(folder: Path, file: str) -> bytes:
+    """The bytes of an image file whose path starts at `folder`.
+
+    Raises:
+        TaskError: there is no such file.
+    """
+    try:
+        return (folder / file).read_bytes()
+    except OSError as fault:
+        raise TaskError(
+            "a path to an image must lead, from its table, to a file",
+            f"{file!r} ({fault.strerror})",
+            "Mend the path, or add the file.",
+        ) from fault
+
+
+def read_text(cell: Any) -> str | None:
     """A cell as text: an empty cell is None, a truth value "true" or "false", 4.0 is "4"."""
     if cell is None or cell == "" or cell != cell:
         return None
@@ -72,11 +81,11 @@ def _references(cell: Any) -> tuple[str, ...]:
     if isinstance(cell, str) and cell.startswith("["):
         with contextlib.suppress(json.JSONDecodeError):  # else a text that begins with a bracket
             cell = json.loads(cell)
-    texts = [_text(item) for item in (cell if isinstance(cell, list) else [cell])]
+    texts = [read_text(item) for item in (cell if isinstance(cell, list) else [cell])]
     return tuple(text for text in texts if text is not None)
 
 
-def _box(cell: Any) -> tuple[float, float, float, float] | None:
+def read_box(cell: Any) -> tuple[float, float, float, float] | None:
     """Four numbers in a list, or written as text with commas or blanks between them."""
     if cell is None or cell == "":
         return None
@@ -88,7 +97,7 @@ def _box(cell: Any) -> tuple[float, float, float, float] | None:
     return (x0, y0, x1, y1)
 
 
-def _image(cell: Any) -> bytes | None:
+def read_image(cell: Any) -> bytes | None:
     """Bytes, base64 (also as a data URL), or the {bytes, path} of Hugging Face datasets."""
     if isinstance(cell, dict):
         cell = cell.get("bytes")

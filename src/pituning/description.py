@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from pituning.cells import FIELDS
+from pituning.decoding import Decoding
 from pituning.errors import TaskError
 from pituning.spelling import did_you_mean
 
@@ -36,6 +37,10 @@ class Description:
         labels: label -> the text a model reads for it, in the order of the file; empty = free-form answers.
         columns: our column name -> the file's column name.
         splits: train, validation or test -> the path of its table or image folder.
+        decoding: fields of `Decoding` -> their values, as the file gives them.
+        dataset: name of a built-in definition that says what the file leaves out.
+        answers: file with the candidate answers of a dataset of questions.
+        box_format: how a table of such a dataset writes boxes, "xyxy" or "xywh".
     """
 
     folder: Path
@@ -47,6 +52,11 @@ class Description:
     labels: Mapping[str, str] | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     splits: Mapping[str, Path] = field(default_factory=dict)
+    image_size: int | None = None
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str | None = None
+    answers: Path | None = None
+    box_format: str | None = None
 
 
 def read_description(path: Path) -> Description:
@@ -58,13 +68,25 @@ def read_description(path: Path) -> Description:
     """
     file = _task_file(path)
     content = _parse(file)
-    known = {entry.name for entry in fields(Description)} - {"folder"} | {"candidates"}
+    dataset_keys = _dataset_keys(content)
+    others = {
+        "folder",
+        "dataset",
+        "answers",
+        "box_format",
+    }  # a card's own `datasets` or `answer` is no mistake
+    known = {entry.name for entry in fields(Description)} - others | {"candidates", *dataset_keys}
     faults = [_misspelt(file, key, known) for key in content if _is_near(key, known)]
     if content.get("labels") is not None and content.get("candidates") is not None:
         given = f"both in {file.name}"
         faults.append(TaskError("labels and candidates are one setting", given, "Keep one of them."))
     texts = {key: _optional_text(content, key, faults) for key in ("modality", "kind", "metric", "prompt")}
+    dataset = {key: _optional_text(content, key, faults) for key in dataset_keys}
     labels = _labels(content, file, faults)
+    decoding = _decoding(content, faults)
+    image_size = content.get("image_size")
+    if image_size is not None and type(image_size) is not int:
+        faults.append(TaskError("image_size must be a whole number", f"{image_size!r}", "Write pixels."))
     columns = _mapping(content, "columns", FIELDS, faults)
     named = _mapping(content, "splits", tuple(SPLITS), faults)
     twice = {key for key in named if [SPLITS[other] for other in named].count(SPLITS[key]) > 1}
@@ -73,12 +95,36 @@ def read_description(path: Path) -> Description:
     TaskError.collect(faults)
     return Description(
         folder=file.parent,
-        name=_optional_text(content, "name", faults) or file.resolve().parent.name,
+        name=_optional_text(content, "name", faults) or dataset.get("dataset") or file.resolve().parent.name,
         labels=labels,
         columns=columns,
         splits={SPLITS[key]: file.parent / value for key, value in named.items()},
+        image_size=image_size,
+        decoding=decoding,
+        dataset=dataset.get("dataset"),
+        answers=file.parent / named_file if (named_file := dataset.get("answers")) else None,
+        box_format=dataset.get("box_format"),
         **texts,
     )
+
+
+def _dataset_keys(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys that mean something beside `dataset` only; elsewhere they are a user's own."""
+    return ("dataset", "answers", "box_format") if content.get("dataset") is not None else ()
+
+
+def _decoding(content: Mapping[str, Any], faults: list[TaskError]) -> Mapping[str, Any]:
+    value = content.get("decoding")
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        faults.append(TaskError("decoding must map names to values", f"{value!r}", "Write {num_beams: 5}."))
+        return {}
+    try:
+        Decoding().changed(value)
+    except TaskError as fault:
+        faults.append(fault)
+    return value
 
 
 def _task_file(path: Path) -> Path:

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 class Example:
     """What a model reads (texts, an encoded image) and what it should say (a label, texts or a box).
 
+    Attributes:
+        weights: the confidence in [0, 1] of each of `references`, where they are answers that people gave.
+
     Raises:
-        TaskError: `bbox` is not 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1.
+        TaskError: `bbox` is not 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1; weights that are not one a reference.
 
     Example:
         >>> Example(text_a="what a film", label="positive").label
@@ -34,8 +37,11 @@ class Example:
     label: str | None = None
     references: tuple[str, ...] = ()
     bbox: tuple[float, float, float, float] | None = None
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.weights:
+            self._check_weights()
         if self.bbox is None:
             return
         x0, y0, x1, y1 = self.bbox
@@ -46,11 +52,20 @@ class Example:
                 "Divide pixel coordinates by the image's width and height; give corners, not a width.",
             )
 
+    def _check_weights(self) -> None:
+        if len(self.weights) != len(self.references) or not all(0 <= weight <= 1 for weight in self.weights):
+            raise TaskError(
+                "weights must be one confidence in [0, 1] a reference",
+                f"weights {list(self.weights)} for {len(self.references)} references",
+                "Give each answer its confidence.",
+            )
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content in hex; boxes count to float32, the precision of the files."""
         box = None if self.bbox is None else struct.pack("<4f", *self.bbox).hex()
-        return content_hash([self.input_digest, self.label, list(self.references), box])
+        weights = [list(self.weights)] if self.weights else []  # without them as before there were any
+        return content_hash([self.input_digest, self.label, list(self.references), box, *weights])
 
     @cached_property
     def input_digest(self) -> str:

@@ -31,6 +31,9 @@ EPOCH_STEPS = 10
 MOST = 2**32 - 1  # seeds are multiplied before a generator of 64 bits takes them
 
 
+LEAST = {"epochs": 0, "batch_size": 1, "accumulate": 1, "patience": 0, "weight_decay": 0}
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
     """What every training run can be told."""
@@ -43,6 +46,13 @@ class FitConfig:
         },
     )
     batch_size: int = field(default=16, metadata={"help": "examples a step"})
+    accumulate: int = field(
+        default=1, metadata={"help": "parts that a step's examples are taken in, one after the other"}
+    )
+    label_smoothing: float = field(
+        default=0.0,
+        metadata={"help": "part of the target's probability that is spread over the other tokens (OFA)"},
+    )
     patience: int = field(
         default=3, metadata={"help": "stop after so many epochs without a better validation; 0 never stops"}
     )
@@ -65,7 +75,7 @@ class FitConfig:
         """Collect what is out of range."""
         faults = [
             ConfigError(f"{name} must be at least {least}", str(getattr(self, name)), f"Raise {name}.")
-            for name, least in (("epochs", 0), ("batch_size", 1), ("patience", 0), ("weight_decay", 0))
+            for name, least in LEAST.items()
             if getattr(self, name) < least
         ]
         faults += [
@@ -80,8 +90,11 @@ class FitConfig:
             for name, value in asdict(self).items()
             if name.endswith("seed") and not 0 <= value <= MOST
         ]
-        if not 0 <= self.warmup < 1:
-            faults.append(ConfigError("warmup must lie in [0, 1)", str(self.warmup), "Try 0.06."))
+        faults += [
+            ConfigError(f"{name} must lie in [0, 1)", str(getattr(self, name)), f"Try {usual}.")
+            for name, usual in (("warmup", 0.06), ("label_smoothing", 0.1))
+            if not 0 <= getattr(self, name) < 1
+        ]
         ConfigError.collect(faults)
 
 
@@ -220,15 +233,19 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     device = next(module.parameters()).device.type
     mixed = config.precision == "bfloat16"
-    with torch.autocast(device, dtype=torch.bfloat16) if mixed else contextlib.nullcontext():
-        losses = nll(batch)
-    loss = losses.mean()
-    _require_finite("loss", loss, step, state)
-    loss.backward()
+    total = 0.0
+    size = math.ceil(len(batch) / config.accumulate)
+    for start in range(0, len(batch), size):
+        with torch.autocast(device, dtype=torch.bfloat16) if mixed else contextlib.nullcontext():
+            losses = nll(batch[start : start + size])
+        loss = losses.sum() / len(batch)
+        _require_finite("loss", loss, step, state)
+        loss.backward()
+        total += float(losses.detach().sum())
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     _require_finite("gradient", nn.utils.clip_grad_norm_(trained, config.max_grad_norm), step, state)
     optimizer.step()
-    return float(losses.detach().sum())
+    return total
 
 
 def _require_finite(what: str, value: Tensor, step: int, state: _State) -> None:

@@ -13,7 +13,7 @@ from pituning.errors import PoolError
 
 MANIFEST = "pool.json"
 FORMAT = 1
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 SCRATCH = re.compile(r"\.scratch-[A-Za-z0-9_]+")
 
 

@@ -127,7 +127,7 @@ class Pool:
         """Raise PoolError for a name that could be a path, or hide."""
         if not NAME.fullmatch(name) or name == MANIFEST:
             raise PoolError(
-                f"an expert's name is letters, digits, dots, dashes and underscores, and not {MANIFEST}",
+                f"an expert's name is letters, digits, dots, dashes, underscores and +, and not {MANIFEST}",
                 repr(name),
                 "Rename it with --name.",
             )

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,16 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows as read: column name -> value."""
+    """Rows as read: column name -> value.
+
+    Attributes:
+        class_names: column -> the names that its integers stand for (a ClassLabel of Hugging Face datasets).
+    """
 
     path: Path
     columns: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def find_splits(folder: Path, names: Mapping[str, str]) -> dict[str, Path]:
@@ -74,9 +79,24 @@ def read_split(path: Path, columns: Mapping[str, str]) -> tuple[Example, ...]:
         if not tables:
             return _read_class_folders(path)
         path = tables[0]
+    table = read_table(path)
+    return _examples(table, _chosen_columns(table, columns))
+
+
+def require_file(path: Path) -> None:
+    """Raise TaskError where a split's file is not there."""
     if not path.exists():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")])
         raise TaskError("the file of a split must exist", f"{path}, which does not", f"{near}Mend `splits`.")
+
+
+def read_table(path: Path) -> Table:
+    """The rows of a .parquet, .jsonl, .csv or .tsv file with named columns.
+
+    Raises:
+        TaskError: the file is missing, broken or empty.
+    """
+    require_file(path)
     if path.suffix not in TABLES:
         fix = "Convert it, or name another file under `splits`."
         raise TaskError(f"a data file must be one of {', '.join(TABLES)}", str(path), fix)
@@ -88,7 +108,7 @@ def read_split(path: Path, columns: Mapping[str, str]) -> tuple[Example, ...]:
         raise TaskError(
             "a split must have at least one example", f"{path} with 0 rows", "Add rows, or remove the file."
         )
-    return _examples(table, _chosen_columns(table, columns))
+    return table
 
 
 def _tables(folder: Path, stem: str) -> list[Path]:
@@ -127,9 +147,24 @@ def _read_parquet(path: Path) -> Table:
     try:
         with pq.ParquetFile(path) as file:  # not read_table: it takes columns from folders called a=b
             table = file.read()
-        return Table(path=path, columns=table.column_names, rows=table.to_pylist())
+        names = _class_names((table.schema.metadata or {}).get(b"huggingface"))
+        return Table(path=path, columns=table.column_names, rows=table.to_pylist(), class_names=names)
     except (pa.ArrowException, ValueError) as fault:
         raise _broken(path, f"is truncated or not Parquet ({fault})") from fault
+
+
+def _class_names(metadata: bytes | None) -> dict[str, Sequence[str]]:
+    """Column -> class names, of the schema metadata that Hugging Face datasets writes."""
+    try:
+        features = json.loads(metadata or b"{}")["info"]["features"]
+        labels = {column: feature for column, feature in features.items() if isinstance(feature, dict)}
+    except (KeyError, TypeError, AttributeError, ValueError):  # another program's metadata
+        return {}
+    return {
+        column: tuple(map(str, feature["names"]))
+        for column, feature in labels.items()
+        if feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list)
+    }
 
 
 def _read_jsonl(path: Path) -> Table:

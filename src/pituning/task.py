@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from pituning import metrics
+from pituning.datasets import read_dataset
+from pituning.decoding import Decoding
 from pituning.description import SPLITS, read_description
 from pituning.errors import TaskError
 from pituning.example import Example, content_hash
 from pituning.faults import image_faults, leaks, row_faults
 from pituning.few_shot import draw
+from pituning.gold import chosen, confidences, gold_of
 from pituning.inferred import KINDS, MODALITIES, infer_kind, infer_labels, infer_metric, infer_modality
 from pituning.readers import find_splits, read_split
+from pituning.settings import listed, setting_faults
 from pituning.spelling import did_you_mean
 
-__all__ = ["KINDS", "MODALITIES", "Example", "Task", "load_task"]
+__all__ = ["KINDS", "MODALITIES", "Decoding", "Example", "Task", "load_task"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ class Task:
         candidate_texts: what a model reads for each candidate; default: the label, spaces for underscores.
         prompt: template with {text_a} and {text_b}; None = the texts, one a line.
         source: fingerprint of the training data before any sampling.
+        image_size: pixels of a side that a model that resizes images gives them; None = the model's own.
+        decoding: how answers are generated, and what the decoder reads first.
 
     Raises:
         TaskError: unknown modality or metric, a text for no candidate, a prompt with other fields.
@@ -55,9 +60,12 @@ class Task:
     validation: tuple[Example, ...] = field(default=(), repr=False)
     test: tuple[Example, ...] = field(default=(), repr=False)
     source: str = ""
+    image_size: int | None = None
+    decoding: Decoding = field(default_factory=Decoding)
 
     def __post_init__(self) -> None:
-        TaskError.collect(list(self._setting_faults()))
+        said = (self.modality, self.metric, self.candidates, self.candidate_texts, self.prompt)
+        TaskError.collect(list(setting_faults(*said, image_size=self.image_size)))
         texts = {label: label.replace("_", " ") for label in self.candidates} | dict(self.candidate_texts)
         object.__setattr__(self, "metric", metrics.metric_named(self.metric).name)
         object.__setattr__(self, "candidate_texts", texts)
@@ -68,7 +76,10 @@ class Task:
         """SHA-256 in hex of settings and examples; the order of the examples does not count."""
         labels = [(label, self.candidate_texts[label]) for label in self.candidates]
         data = [sorted(e.digest for e in split) for split in (self.train, self.validation, self.test)]
-        return content_hash([self.name, self.modality, self.kind, self.metric, labels, self.prompt, data])
+        settings = {} if self.image_size is None else {"image_size": self.image_size}
+        added = settings | self.decoding.changes()  # not hashed where unused: as before there were any
+        said = [self.name, self.modality, self.kind, self.metric, labels, self.prompt, data]
+        return content_hash([*said, *([added] if added else [])])
 
     def split(self, name: str) -> tuple[Example, ...]:
         """The examples of "train", "validation" (or "val", "valid", "dev") or "test".
@@ -99,8 +110,8 @@ class Task:
         if shots < 1:
             raise TaskError("shots must be at least 1", f"{shots}", "Ask for one example a class or more.")
         drawn = set(map(self._class, self.split("train")))
-        missing = [label for label in self.candidates if label not in drawn]
-        if missing or (self.candidates and len(drawn) < 2):
+        missing = [label for label in self._classes if label not in drawn]
+        if missing or (self._classes and len(drawn) < 2):
             given = f"{len(drawn)} of {len(self.candidates)} classes: {', '.join(sorted(drawn))}"
             absent = f"for {', '.join(map(repr, missing))}, or remove them from labels" if missing else ""
             fix = f"Add training examples {absent or 'of a second class'}."
@@ -120,6 +131,8 @@ class Task:
     def answer(self, example: Example) -> str:
         """The gold answer: a candidate's text, a box in integers 0..999, or a free-form text.
 
+        Of answers with weights the most confident, the first of equals.
+
         Raises:
             TaskError: the example has no answer, or its label is no candidate.
         """
@@ -128,22 +141,35 @@ class Task:
         gold = self._gold(example)
         if metrics.METRICS[self.metric].gold == "box":
             return metrics.format_box(gold)  # type: ignore[arg-type]
+        if isinstance(gold, Mapping):
+            return chosen(example, ()) or ""
         return gold if isinstance(gold, str) else str(gold[0])
 
+    def answer_weight(self, example: Example) -> float:
+        """The confidence in [0, 1] of `answer(example)`: 1 where the example has no weights.
+
+        Raises:
+            TaskError: as `answer`.
+        """
+        weights = confidences(example) if example.label is None else {}
+        answer = self.candidates[self.answer_index(example)] if self.candidates else chosen(example, ())
+        return weights.get(answer or "", 1.0)
+
     def answer_index(self, example: Example) -> int:
-        """The place of the example's label in `candidates`, from 0.
+        """The place of the example's label (or most confident answer) in `candidates`, from 0.
 
         Raises:
             TaskError: the label is no candidate.
         """
-        if example.label not in self._index:
-            near = did_you_mean(example.label or "", self.candidates)
+        label = chosen(example, self._index)
+        if label not in self._index:
+            near = did_you_mean(label or "", self.candidates)
             raise TaskError(
-                f"a label must be one of the candidates {', '.join(self.candidates) or '(there are none)'}",
-                "no label" if example.label is None else f"label {example.label!r}",
+                f"a label must be one of the candidates {listed(self.candidates) or '(there are none)'}",
+                "no label" if label is None else f"label {label!r}",
                 f"{near}Mend the row, or add the label to labels in the task file.",
             )
-        return self._index[example.label]
+        return self._index[label]
 
     def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> float:
         """`metric` of predictions: candidate names (not their texts) where there are any, else answers.
@@ -153,15 +179,12 @@ class Task:
         """
         if not examples or len(predictions) != len(examples):
             given = f"{len(predictions)} predictions for {len(examples)} examples"
-            raise TaskError(
-                "scoring needs one prediction an example", given, "Predict the split to be scored."
-            )
+            fix = "Predict the split to be scored."
+            raise TaskError("scoring needs one prediction an example", given, fix)
         strange = set(predictions) - self._index.keys() if self.candidates else set()
         if strange:
             fix = "Predict labels, not the texts that stand for them."
-            raise TaskError(
-                f"a prediction must be one of {', '.join(self.candidates)}", f"{min(strange)!r}", fix
-            )
+            raise TaskError(f"a prediction must be one of {listed(self.candidates)}", repr(min(strange)), fix)
         return metrics.METRICS[self.metric].compute(predictions, [self._gold(e) for e in examples])
 
     def check(self) -> list[TaskError]:
@@ -178,7 +201,7 @@ class Task:
             faults += row_faults(split, examples, image_faults)
         faults += leaks(self.train, self.test)
         classes = {example.label for example in self.train}
-        if self.candidates and len(classes) == 1:
+        if self._classes and len(classes) == 1:
             given = f"{self.name} with {classes.pop()!r} alone"
             faults.append(TaskError("training data must hold two classes or more", given, "Add examples."))
         return faults
@@ -189,8 +212,13 @@ class Task:
         for split, examples in self._splits().items():
             if not self._some_have_text(examples):
                 faults += row_faults(split, examples, self._input_faults)
-            faults += row_faults(split, examples, self._answer_faults)
+            faults += row_faults(split, examples, partial(self._answer_faults, split))
         return faults
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
+        """The candidates, where they divide the examples; what people answered is too various for that."""
+        return () if any(example.weights for example in self.train) else self.candidates
 
     @cached_property
     def _index(self) -> dict[str | None, int]:
@@ -200,40 +228,10 @@ class Task:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def _class(self, example: Example) -> str:
-        return self.candidates[self.answer_index(example)] if self.candidates else ""
+        return self.candidates[self.answer_index(example)] if self._classes else ""
 
-    def _gold(self, example: Example) -> str | tuple[str, ...] | metrics.Box:
-        """What `metric` compares with: a label, the accepted texts or a box."""
-        wanted = metrics.METRICS[self.metric].gold
-        texts = (() if example.label is None else (example.label,)) + example.references
-        gold = {"label": example.label, "texts": texts, "box": example.bbox}[wanted]
-        if not gold:
-            column = {"label": "label", "texts": "references or label", "box": "bbox"}[wanted]
-            given = f"no {column}"
-            raise TaskError(
-                f"metric {self.metric} needs {column} in every row", given, "Add it, or remove the row."
-            )
-        return gold
-
-    def _setting_faults(self) -> Iterator[TaskError]:
-        if self.modality not in MODALITIES:
-            fix = f"{did_you_mean(self.modality, MODALITIES)}Use one of those."
-            yield TaskError(f"modality must be one of {', '.join(MODALITIES)}", repr(self.modality), fix)
-        try:
-            metrics.metric_named(self.metric)
-        except TaskError as fault:
-            yield fault
-        strange = sorted(set(self.candidate_texts) - set(self.candidates))
-        if strange or len(set(self.candidates)) != len(self.candidates):
-            given = f"candidates {list(self.candidates)}, texts for {strange or 'them'}"
-            yield TaskError("candidates must differ, and texts be theirs", given, "Remove what is too much.")
-        try:
-            parts = [part[1:] for part in string.Formatter().parse(self.prompt or "")]
-        except ValueError:
-            parts = [("", "", "")]
-        if any(name not in ("text_a", "text_b", None) or spec or convert for name, spec, convert in parts):
-            fix = "Write other braces twice: {{ and }}."
-            yield TaskError("a prompt may hold {text_a} and {text_b}", repr(self.prompt), fix)
+    def _gold(self, example: Example) -> str | tuple[str, ...] | metrics.Box | Mapping[str, float]:
+        return gold_of(example, metrics.METRICS[self.metric])
 
     def _some_have_text(self, examples: Sequence[Example]) -> bool:
         """Whether a text task's rows hold text at all: then an empty one is odd, but can be read."""
@@ -245,9 +243,10 @@ class Task:
             fix = f"Fill {column} or remove the row."
             yield TaskError(f"a row of a task of {self.modality} must have {column}", "none", fix)
 
-    def _answer_faults(self, example: Example) -> Iterator[TaskError]:
+    def _answer_faults(self, split: str, example: Example) -> Iterator[TaskError]:
         try:
-            self.answer(example)
+            if split != "test" or self._classes == self.candidates:  # else scored, if never predicted
+                self.answer(example)
             self._gold(example)
         except TaskError as fault:
             yield fault
@@ -258,7 +257,7 @@ def load_task(path: str | Path) -> Task:
 
     What the task file leaves out is inferred: name (the folder's), splits (files called train, validation /
     val / valid / dev, test), labels (those of train, sorted; none for a free-form kind), modality, kind and
-    metric.
+    metric. Where it names a `dataset` of `pituning.datasets`, the definition there says it.
 
     Raises:
         TaskError: files, settings or rows are at fault; the message names every fault found.
@@ -269,14 +268,15 @@ def load_task(path: str | Path) -> Task:
         (('negative', 'positive'), 'accuracy', 5000)
     """
     said = read_description(Path(path))
-    files = {
-        **find_splits(said.folder, {k: v for k, v in SPLITS.items() if v not in said.splits}),
-        **said.splits,
-    }
+    unnamed = {word: split for word, split in SPLITS.items() if split not in said.splits}
+    files = find_splits(said.folder, unnamed) | dict(said.splits)
     if "train" not in files:
         fix = "Add train.csv, train.jsonl or train.parquet, or name the file: `splits: {train: FILE}`."
         raise TaskError("a task must have a train split", f"no train file in {said.folder}", fix)
-    data = {split: read_split(file, said.columns) for split, file in files.items()}
+    if said.dataset is None:
+        data = {split: read_split(file, said.columns) for split, file in files.items()}
+    else:
+        said, data = read_dataset(said, files)
     train = data["train"]
     texts = infer_labels(train, said.kind) if said.labels is None else said.labels
     modality = said.modality or infer_modality(train)
@@ -288,6 +288,8 @@ def load_task(path: str | Path) -> Task:
         candidates=tuple(texts),
         candidate_texts=texts,
         prompt=said.prompt,
+        image_size=said.image_size,
+        decoding=Decoding().changed(said.decoding),
         **data,  # type: ignore[arg-type]
     )
     if task.kind not in KINDS:

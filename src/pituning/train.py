@@ -105,7 +105,7 @@ def train_expert(
     result = fit(
         model,
         [{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate}],
-        lambda batch: backbone.nll(model, backbone.collate(batch, task)),
+        lambda batch: backbone.loss(model, backbone.collate(batch, task), config.label_smoothing),
         (lambda: evaluate(backbone, model, task, task.validation)) if task.validation else None,
         examples,
         config,

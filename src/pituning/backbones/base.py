@@ -50,6 +50,20 @@ class Backbone(ABC):
     def nll(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
         """Negative log-likelihood of each example's answer, in nats, with the adapted `model`."""
 
+    def loss(self, model: nn.Module, batch: Batch, label_smoothing: float) -> Float[Tensor, " batch"]:
+        """What training minimises: `nll`, or its label-smoothed form where the family has one.
+
+        Raises:
+            BackboneError: the family has none.
+        """
+        if label_smoothing:
+            raise BackboneError(
+                "label smoothing needs an OFA backbone",
+                f"{label_smoothing} for the {self.family} backbone {self.name!r}",
+                "Leave label_smoothing out.",
+            )
+        return self.nll(model, batch)
+
     @abstractmethod
     def log_likelihoods(
         self, model: nn.Module, examples: Sequence[Example], task: Task

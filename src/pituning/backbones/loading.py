@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,15 +16,22 @@ from pituning.backbones.base import Backbone
 from pituning.backbones.causal import Causal
 from pituning.backbones.classifier import Classifier
 from pituning.backbones.matching import Matching, Pooling
+from pituning.backbones.ofa import Ofa
 from pituning.backbones.seq2seq import Seq2Seq
 from pituning.errors import BackboneError
+from pituning.spelling import did_you_mean
 
 FAMILIES = ("seq2seq", "causal", "matching", "classifier")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_backbone(
-    name_or_path: str | Path, *, family: str | None = None, dtype: str = "float32", device: str | None = None
+    name_or_path: str | Path,
+    *,
+    family: str | None = None,
+    dtype: str = "float32",
+    device: str | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Backbone:
     """Load a frozen model with its processor.
 
@@ -31,9 +40,11 @@ def load_backbone(
         family: one of `FAMILIES`; read from the configuration's architecture where not given.
         dtype: the weights', one of `DTYPES`; Fisher information is computed in float32 whatever it is.
         device: a torch device; the first GPU where there is one, else the CPU.
+        settings: values for the model's own configuration that change no weight, such as `dropout`.
 
     Raises:
-        BackboneError: if there is no such model, its files are not whole, or its family cannot be told.
+        BackboneError: if there is no such model, its files are not whole, its family cannot be told, or a
+            setting is none of its configuration's.
 
     Example:
         >>> backbone = load_backbone("minilm")
@@ -57,6 +68,7 @@ def load_backbone(
             f"{str(name_or_path)!r} ({str(error).splitlines()[0]})",
             "Check the path or name; without a network the Hub's models must be on disk.",
         ) from error
+    _apply(settings, config, str(name_or_path))
     family = family or family_of(config)
     if family not in FAMILIES:
         raise BackboneError(f"a family is one of {', '.join(FAMILIES)}", repr(family), "Name one of them.")
@@ -72,6 +84,19 @@ def load_backbone(
         ) from error
     backbone.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return backbone
+
+
+def _apply(settings: Mapping[str, Any], config: Any, name: str) -> None:
+    """Change the configuration that the model is then made with."""
+    unknown = sorted(key for key in settings if not hasattr(config, key))
+    if unknown:
+        raise BackboneError(
+            f"settings must be of the configuration of {name}",
+            ", ".join(unknown),
+            f"{did_you_mean(unknown[0], vars(config))}Rename or remove them.",
+        )
+    for key, value in settings.items():
+        setattr(config, key, value)
 
 
 def _is_missing_folder(name: str) -> bool:
@@ -125,9 +150,11 @@ def minilm_folder() -> Path:
 
 
 def _seq2seq(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone:
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer
 
-    model: nn.Module = AutoModelForSeq2SeqLM.from_pretrained(path, dtype=dtype)
+    model: nn.Module = AutoModelForSeq2SeqLM.from_pretrained(path, config=config, dtype=dtype)
+    if config.model_type == "ofa":
+        return Ofa(model, AutoProcessor.from_pretrained(path), name=name)
     return Seq2Seq(model, AutoTokenizer.from_pretrained(path), name=name)
 
 
@@ -137,7 +164,7 @@ def _causal(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone:
     reads_images = hasattr(config, "vision_config")
     auto = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
     processor = (AutoProcessor if reads_images else AutoTokenizer).from_pretrained(path)
-    return Causal(auto.from_pretrained(path, dtype=dtype), processor, name=name)
+    return Causal(auto.from_pretrained(path, config=config, dtype=dtype), processor, name=name)
 
 
 def _matching(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone:
@@ -145,7 +172,7 @@ def _matching(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone
 
     images = AutoImageProcessor.from_pretrained(path) if hasattr(config, "vision_config") else None
     return Matching(
-        AutoModel.from_pretrained(path, dtype=dtype),
+        AutoModel.from_pretrained(path, config=config, dtype=dtype),
         AutoTokenizer.from_pretrained(path),
         name=name,
         image_processor=images,
@@ -162,9 +189,9 @@ def _classifier(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbo
     )
 
     if hasattr(config, "image_size") or hasattr(config, "num_channels"):
-        model: nn.Module = AutoModelForImageClassification.from_pretrained(path, dtype=dtype)
+        model: nn.Module = AutoModelForImageClassification.from_pretrained(path, config=config, dtype=dtype)
         return Classifier(model, AutoImageProcessor.from_pretrained(path), name=name)
-    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype)
+    model = AutoModelForSequenceClassification.from_pretrained(path, config=config, dtype=dtype)
     return Classifier(model, AutoTokenizer.from_pretrained(path), name=name)
 
 

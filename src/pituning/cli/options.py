@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 C = TypeVar("C")
@@ -58,14 +59,21 @@ def add_options(
         )
 
 
-def read_options(options: argparse.Namespace, config: type[C], *, prefix: str = "", **fixed: Any) -> C:
-    """The configuration with what was given on the command line, and `fixed` on top."""
+def read_options(
+    options: argparse.Namespace,
+    config: type[C],
+    *,
+    prefix: str = "",
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    **fixed: Any,
+) -> C:
+    """The configuration with `defaults`, what was given on the command line, and `fixed` on top."""
     given = vars(options)
     names = [entry.name for entry in dataclasses.fields(config)]  # type: ignore[arg-type]
     chosen = {
         name: given[_destination(prefix, name)] for name in names if _destination(prefix, name) in given
     }
-    return config(**{**chosen, **fixed})
+    return config(**{**defaults, **chosen, **fixed})
 
 
 def _destination(prefix: str, name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from pituning.backbones import load_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.pictures import require_pictures
+from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.terminal import progress_wanted
 from pituning.errors import PoolError
 from pituning.manifest import MANIFEST
@@ -35,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint of a killed run"
     )
+    add_recipe_option(parser)
     add_options(parser, TrainConfig, title="training")
     add_options(parser, FisherConfig, title="embedding", prefix="fisher")
 
@@ -42,13 +44,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Train, embed, store."""
     task = load_task(options.task)
-    config = read_options(options, TrainConfig)
+    recipe = recipe_of(options)
+    config = read_options(options, TrainConfig, defaults=recipe.train)
     fisher = read_options(options, FisherConfig, prefix="fisher")
     name = options.name or task.name
     _check_place(options, name)
     if options.shots is not None:
         task = task.sample(options.shots, config.seed)
-    backbone = load_backbone(options.backbone)
+    backbone = load_backbone(options.backbone, settings=recipe.model)
     backbone.check(task)
     require_pictures(task)
     if config.method:

@@ -12,6 +12,7 @@ from typing import Any
 from pituning.backbones import load_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.pictures import require_pictures
+from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import ExpertError
 from pituning.expert import Expert, unwritable
@@ -33,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pool", required=True, help="pool folder")
     parser.add_argument("--out", required=True, help="folder of the new adapter; must not exist")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints of a killed run")
+    add_recipe_option(parser)
     add_options(parser, PiConfig, title="the recipe")
     add_options(parser, TuneConfig, title="tuning the mixture", without=("seed",))
     add_options(
@@ -52,16 +54,18 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if out.exists():
         raise ExpertError("an adapter is never overwritten", f"{out} exists", "Choose another --out.")
     workdir = out.parent / f".{out.name}.work"
+    recipe = recipe_of(options)
     config = read_options(
         options,
         PiConfig,
-        train=read_options(options, TrainConfig, prefix="expert"),
+        defaults=recipe.mix,
+        train=read_options(options, TrainConfig, prefix="expert", defaults=recipe.train),
         fisher=read_options(options, FisherConfig, prefix="fisher"),
-        tune=read_options(options, TuneConfig),
+        tune=read_options(options, TuneConfig, defaults=recipe.tune),
     )
     task, pool = load_task(options.task), Pool(options.pool)
     require_pictures(task)
-    backbone = load_backbone(options.backbone)
+    backbone = load_backbone(options.backbone, settings=recipe.model)
     result = pi_tune(
         backbone,
         task,

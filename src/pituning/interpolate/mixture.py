@@ -35,7 +35,8 @@ class Mixture(nn.Module):
         experts: in any order; the result does not depend on it.
         space: "parameters" averages the experts' tensors, which must come from one initialisation; "delta"
             (LoRA only) averages the updates B·A, whatever their ranks and initialisations.
-        sharing: one α vector a module, a layer, or for the whole expert.
+        sharing: one α vector a module, a block (an attention's projections together), a layer, or for
+            the whole expert.
         train_experts: also train the experts' tensors; a head is always trained.
         target: name of the expert whose task this is; its head is used. Needed where experts have heads.
         initial: weight of each expert at the start, on the simplex; uniform where not given.

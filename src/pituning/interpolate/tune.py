@@ -71,7 +71,7 @@ def tune(
     result = fit(
         mixture,
         mixture.parameter_groups(experts=config.learning_rate, weights=config.weight_learning_rate),
-        lambda batch: backbone.nll(mixture.mixed(), backbone.collate(batch, task)),
+        lambda batch: backbone.loss(mixture.mixed(), backbone.collate(batch, task), config.label_smoothing),
         validate if task.validation else None,
         task.train,
         config,

@@ -1,6 +1,6 @@
 """Interpolation on the simplex: φ̄ = Σ_i softmax(α)_i φ_i (paper, equation 4). Pure functions of tensors.
 
-Letters: k experts, g groups that share one α vector (a module, a layer, or the whole expert), p numbers.
+Letters: k experts, p numbers, g groups of modules that share one α vector (see `group_of`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Sharing = Literal["module", "layer", "expert"]
+Sharing = Literal["module", "block", "layer", "expert"]
 
 
 def simplex(alpha: Float[Tensor, "k g"]) -> Float[Tensor, "k g"]:
@@ -50,9 +50,15 @@ def precision_of(dtypes: Iterable[torch.dtype]) -> torch.dtype:
 
 
 def group_of(module: str, sharing: Sharing) -> str:
-    """The group that an adapted module belongs to: itself, its layer (up to the first number), or all."""
+    """The group that an adapted module belongs to.
+
+    Itself, its block (the module that holds it, such as an attention), its layer (up to the first number), or
+    all modules together.
+    """
     if sharing == "module":
         return module
+    if sharing == "block":
+        return module.rpartition(".")[0]
     if sharing == "expert":
         return ""
     layer = re.match(r"(.*?\.\d+)(\.|$)", module)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pituning.errors import ExpertError
 from pituning.methods.registration import extend_peft_type, register
-from pituning.methods.tuner import OwnModel, UnmergeableLayer
+from pituning.methods.tuner import OwnModel, UnmergeableLayer, width_of
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": nn.functional.relu, "gelu": nn.functional.gelu}
 
@@ -99,7 +99,7 @@ class BottleneckLayer(nn.Module, UnmergeableLayer):
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
         """Add the adapter `adapter_name` with new weights."""
-        width = _width(self.get_base_layer())
+        width = width_of(self.get_base_layer(), "a bottleneck adapter")
         down, up = nn.Linear(width, config.bottleneck_size), nn.Linear(config.bottleneck_size, width)
         for linear in (down, up):
             nn.init.normal_(linear.weight, std=config.init_std)
@@ -126,18 +126,6 @@ class BottleneckLayer(nn.Module, UnmergeableLayer):
         hidden = ACTIVATIONS[config.non_linearity](down(y.to(down.weight.dtype)))
         change: Tensor = up(nn.functional.dropout(hidden, config.dropout, self.training))
         return y + config.scaling * change.to(y.dtype)
-
-
-def _width(base: nn.Module) -> int:
-    if isinstance(base, nn.Linear):
-        return base.out_features
-    if isinstance(base, nn.LayerNorm):
-        return int(base.normalized_shape[-1])
-    raise ExpertError(
-        must="a bottleneck adapter must follow a Linear or a LayerNorm",
-        given=type(base).__name__,
-        fix="Narrow target_modules down to output projections.",
-    )
 
 
 class BottleneckModel(OwnModel):

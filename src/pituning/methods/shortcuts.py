@@ -15,12 +15,15 @@ from torch import nn
 
 from pituning.errors import ExpertError
 from pituning.methods import targets
+from pituning.methods.bias import BiasConfig
 from pituning.methods.bottleneck import BottleneckConfig
 from pituning.methods.kind import Kind, kind_of, takes_soft_prompt
 from pituning.methods.prefix import SelfAttentionPrefixConfig
 from pituning.methods.sites import Sites, sites_of
 
 VIRTUAL_TOKENS = 20
+
+OFA_BIASES = r".*\.(self_attn_layer_norm|encoder_attn_layer_norm|final_layer_norm|layer_norm|fc1|fc2)"
 
 TASK_TYPES = {
     Kind.SEQ2SEQ: TaskType.SEQ_2_SEQ_LM,
@@ -199,7 +202,9 @@ def _prompt(model: nn.Module, heads: Sequence[str]) -> PeftConfig:
 
 
 def _bitfit(model: nn.Module, heads: Sequence[str]) -> PeftConfig:
-    """BitFit (Ben Zaken et al., 2022) as a learned difference of the bias of every Linear layer."""
+    """BitFit (Ben Zaken et al., 2022): all Linear biases, or those that OFA's official code trains."""
+    if _model_type(model) == "ofa":
+        return BiasConfig(target_modules=OFA_BIASES)
     return peft.BeftConfig(target_modules=targets.linears(model, heads))
 
 

@@ -27,6 +27,8 @@ _MPNET = Sites(r".*layer\.\d+\.attention\.attn", r".*layer\.\d+\.(attention\.att
 _VIT = Sites(r".*layers\.\d+\.attention", r".*layers\.\d+\.(attention\.o_proj|mlp\.fc2)")
 _CLIP = Sites(r".*layers\.\d+\.self_attn", r".*layers\.\d+\.(self_attn\.out_proj|mlp\.fc2)")
 _BART = Sites(r".*layers\.\d+\.self_attn", r".*layers\.\d+\.(self_attn\.out_proj|fc2)")
+# The official adapters follow the LayerNorm after self-attention, and the feed-forward network.
+_OFA = Sites(r".*layers\.\d+\.self_attn", r".*layers\.\d+\.(attn_ln|self_attn_ln|fc2)")
 _IDEFICS3 = Sites(
     r".*layers\.\d+\.self_attn", r".*layers\.\d+\.(self_attn\.(o_proj|out_proj)|mlp\.(down_proj|fc2))"
 )
@@ -47,7 +49,7 @@ SITES: dict[str, Sites] = {
     "mistral": _LLAMA,
     "mpnet": _MPNET,
     "mt5": _T5,
-    "ofa": _BART,
+    "ofa": _OFA,
     "qwen2": _LLAMA,
     "qwen2_5_vl": _QWEN2_5_VL,
     "qwen3": _LLAMA,

@@ -1,4 +1,4 @@
-"""What our two methods share as PEFT tuners."""
+"""What our own methods share as PEFT tuners."""
 
 from __future__ import annotations
 
@@ -29,6 +29,23 @@ class UnmergeableLayer(BaseTunerLayer):  # type: ignore[misc]
 
     def unmerge(self) -> None:
         """Do nothing: nothing can have been merged."""
+
+
+def width_of(base: nn.Module, method: str) -> int:
+    """Numbers in a row of what a Linear or LayerNorm puts out.
+
+    Raises:
+        ExpertError: it is neither.
+    """
+    if isinstance(base, nn.Linear):
+        return base.out_features
+    if isinstance(base, nn.LayerNorm):
+        return int(base.normalized_shape[-1])
+    raise ExpertError(
+        must=f"{method} must follow a Linear or a LayerNorm",
+        given=type(base).__name__,
+        fix="Narrow target_modules down to such layers.",
+    )
 
 
 class OwnModel(BaseTuner):  # type: ignore[misc]

@@ -1,0 +1,120 @@
+"""`--recipe`: a file of settings, by name (those of the paper come with the package) or by path."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pituning.errors import ConfigError
+from pituning.interpolate import TuneConfig
+from pituning.recipe import PiConfig
+from pituning.spelling import did_you_mean
+from pituning.train import TrainConfig
+
+Settings = Mapping[str, Any]
+SECTIONS = {"train": TrainConfig, "mix": PiConfig, "tune": TuneConfig}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings that stand where the command line gives none.
+
+    Attributes:
+        model: of the backbone's configuration, such as its dropout.
+        train: of TrainConfig; a `method` that is a file lies beside the recipe.
+        mix: of PiConfig.
+        tune: of TuneConfig.
+    """
+
+    model: Settings = field(default_factory=dict)
+    train: Settings = field(default_factory=dict)
+    mix: Settings = field(default_factory=dict)
+    tune: Settings = field(default_factory=dict)
+
+
+def add_recipe_option(parser: argparse.ArgumentParser) -> None:
+    """`--recipe`."""
+    names = ", ".join(sorted(_shipped()))
+    parser.add_argument(
+        "--recipe", metavar="NAME|FILE", help=f"settings of the paper ({names}) or your own YAML"
+    )
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The recipe that was named, or an empty one.
+
+    Raises:
+        ConfigError: no such recipe, or a section or key that is none.
+    """
+    return read_recipe(options.recipe) if options.recipe else Recipe()
+
+
+def read_recipe(name: str) -> Recipe:
+    """The recipe called `name`, or in the file of that path.
+
+    Raises:
+        ConfigError: no such recipe, or a section or key that is none.
+
+    Example:
+        >>> read_recipe("ofa-lora").mix["space"]
+        'delta'
+    """
+    shipped = _shipped()
+    path = shipped.get(name, Path(name))
+    if not path.is_file():
+        raise ConfigError(
+            f"a recipe is a YAML file or one of {', '.join(sorted(shipped))}",
+            repr(name),
+            f"{did_you_mean(name, shipped)}Check the name or path.",
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("a recipe must be YAML", f"{path}: {error}", "Mend the file.") from error
+    _check(content, path)
+    sections = {section: dict(values or {}) for section, values in content.items()}
+    method = str(sections.get("train", {}).get("method", ""))
+    if method.endswith(".json"):
+        sections["train"]["method"] = str(path.parent / method)
+    return Recipe(**sections)
+
+
+def _shipped() -> dict[str, Path]:
+    folder = Path(str(resources.files("pituning") / "recipes"))
+    return {file.stem: file for file in folder.glob("*.yaml")}
+
+
+def _check(content: object, path: Path) -> None:
+    """Sections and keys must be known; values are checked by the configurations themselves."""
+    known = [entry.name for entry in fields(Recipe)]
+    if not isinstance(content, dict) or not all(isinstance(v, dict | None) for v in content.values()):
+        raise ConfigError(
+            f"a recipe maps {', '.join(known)} to settings", f"{path}", "Write `train: {epochs: 5}`."
+        )
+    faults = [
+        ConfigError(
+            f"the sections of a recipe are {', '.join(known)}",
+            f"{section!r} in {path.name}",
+            f"{did_you_mean(str(section), known)}Rename it.",
+        )
+        for section in content
+        if section not in known
+    ]
+    for section, config in SECTIONS.items():
+        names = [entry.name for entry in fields(config) if "help" in entry.metadata]
+        faults += [
+            ConfigError(
+                f"the settings of {section} are {', '.join(names)}",
+                f"{key!r} in {path.name}",
+                f"{did_you_mean(str(key), names)}Rename it.",
+            )
+            for key in content.get(section) or {}
+            if key not in names
+        ]
+    ConfigError.collect(faults)

@@ -1,0 +1,1 @@
+"""Foundation models that transformers itself does not have."""
