@@ -1,7 +1,7 @@
 """From a folder of adapters to one better adapter, with a reason for every choice (π-Tuning).
 
-Importing this package also teaches PEFT the two methods it lacks, the bottleneck adapter and the
-self-attention prefix, so that their adapters load with `PeftModel.from_pretrained`, and transformers' Auto
+Importing this package also teaches PEFT the methods it lacks, the bottleneck adapter, the self-attention
+prefix and bias differences, so that their adapters load with `PeftModel.from_pretrained`, and transformers' Auto
 classes the OFA models.
 """
 

@@ -13,7 +13,15 @@ from pathlib import Path
 from peft import LoraConfig, PeftConfig
 
 from pituning.errors import BackboneError
-from pituning.expert import UNKNOWN, Expert, ExpertCard, attach, library_versions, load_into
+from pituning.expert import (
+    UNKNOWN,
+    Expert,
+    ExpertCard,
+    attach,
+    library_versions,
+    load_into,
+    tensors_digest,
+)
 from pituning.foundation import Frozen
 from pituning.methods import BottleneckConfig, SelfAttentionPrefixConfig
 from pituning.models.ofa.checkpoint import Checkpoint, open_checkpoint
@@ -26,7 +34,7 @@ from pituning.models.ofa.conversion import (
     write_model,
 )
 from pituning.models.ofa.entries import some
-from pituning.models.ofa.petl import Parts, experts_of, take_apart
+from pituning.models.ofa.petl import Official, Parts, experts_of, take_apart
 
 CONFIGS: dict[str, Callable[..., PeftConfig]] = {
     "adapter": BottleneckConfig,
@@ -132,7 +140,8 @@ def _write_experts(
     for name, (said, tensors) in named.items():
         config = CONFIGS[parts.method](**said)
         tensors = {key: tensor.to(options.torch_dtype or tensor.dtype) for key, tensor in tensors.items()}
-        expert = Expert(replace(card, name=name), config, tensors)
+        start = _start(official, config, options)
+        expert = Expert(replace(card, name=name, initialisation=start), config, tensors)
         load_into(attach(backbone, config, seed=0), expert)  # checks names and shapes
         config.base_model_name_or_path = str(place)
         expert.save(scratch / name)
@@ -140,6 +149,13 @@ def _write_experts(
     if parts.method == "lora" and options.backbone is None:
         notes.append(MAY_BE_MERGED)
     return sorted(named), notes
+
+
+def _start(official: Official, config: PeftConfig, options: ConversionConfig) -> str:
+    """The initialisation: of experts that their authors interpolated one of their own; of others as said."""
+    if options.start is not None:
+        return f"{options.start}, {tensors_digest({}, config)}"
+    return UNKNOWN if official.mixed is None else tensors_digest(official.mixed.tensors, config)
 
 
 def _no_clean_base(parts: Parts) -> BackboneError:

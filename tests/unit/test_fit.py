@@ -280,6 +280,30 @@ def test_no_epochs_change_nothing(tmp_path: Path) -> None:
     assert equal(module, net())
 
 
+@pytest.mark.parametrize("parts", [2, 3, 4, 9])
+def test_a_batch_taken_in_parts_gives_the_gradients_of_the_whole(parts: int) -> None:
+    module, split = net().eval(), net().eval()
+    for dropout in (module[1], split[1]):  # type: ignore[index]
+        dropout.p = 0.0
+    run(module, replace(CONFIG, weight_decay=0.0))
+    run(split, replace(CONFIG, weight_decay=0.0, accumulate=parts))
+    for one, other in zip(module.parameters(), split.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_in_parts_is_never_held_whole() -> None:
+    sizes: list[int] = []
+
+    def counted(batch: list[Example]) -> Tensor:
+        sizes.append(len(batch))
+        return losses(module, batch)
+
+    module = net()
+    run(module, replace(CONFIG, epochs=1, accumulate=2), nll=counted)
+    assert max(sizes) == 2
+    assert sum(sizes) >= len(EXAMPLES)
+
+
 def test_bfloat16_runs_under_autocast_with_parameters_in_float32() -> None:
     module, types = net(), set()
     module[3].register_forward_hook(lambda _, __, out: types.add(out.dtype))  # type: ignore[index]

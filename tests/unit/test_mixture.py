@@ -66,7 +66,7 @@ def test_one_hot_mixture_is_that_expert_bit_for_bit(variant: str) -> None:
 
 
 @pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("sharing", ["module", "layer", "expert"])
+@pytest.mark.parametrize("sharing", ["module", "block", "layer", "expert"])
 def test_order_of_experts_does_not_matter(space: str, sharing: str) -> None:
     experts, initial = trio(), {"a": 0.2, "b": 0.5, "c": 0.3}
     options = {"space": space, "sharing": sharing, "initial": initial, "target": "b"}
@@ -76,13 +76,13 @@ def test_order_of_experts_does_not_matter(space: str, sharing: str) -> None:
     assert one.digest == other.digest
 
 
-@pytest.mark.parametrize("sharing", ["module", "layer", "expert"])
+@pytest.mark.parametrize("sharing", ["module", "block", "layer", "expert"])
 def test_weights_of_each_group_lie_on_the_simplex(sharing: str) -> None:
     mixture = Mixture(frozen(), trio(), sharing=sharing)
     with torch.no_grad():
         mixture.alpha.normal_(generator=torch.Generator().manual_seed(0))
     weights = mixture.weights()
-    assert len(weights) == {"module": 4, "layer": 2, "expert": 1}[sharing]
+    assert len(weights) == {"module": 4, "block": 2, "layer": 2, "expert": 1}[sharing]
     for group in [*weights.values(), mixture.mean_weights()]:
         assert set(group) == set(NAMES)
         assert min(group.values()) >= 0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,12 @@ from ofa_small import batch, model
 from torch import Tensor
 
 from pituning import Expert, Mixture, diagonal_fisher
+from pituning.errors import MixtureError
 from pituning.expert import attach, attach_expert
 from pituning.foundation import Frozen
 from pituning.methods import peft_config
 from pituning.models.ofa import OfaForConditionalGeneration
+from pituning.models.ofa.conversion import ConversionConfig
 from pituning.models.ofa.loss import smoothed_losses
 from pituning.ofa_conversion import convert
 from pituning.predict.fisher import batch_squared_fisher
@@ -85,11 +86,6 @@ def checkpoint(folder: Path, weights: dict[str, Tensor]) -> Path:
     return path
 
 
-def clean(expert: Expert) -> Expert:
-    """The official experts of one file were averaged by their authors: they share a start."""
-    return Expert(replace(expert.card, initialisation="official"), expert.config, expert.tensors)
-
-
 class Converted:
     """An official checkpoint, converted, and the reference on its own tensors."""
 
@@ -105,7 +101,7 @@ class Converted:
         self.reference = Reference(weights, self.base.config, SCALING)
 
     def expert(self, name: str = "expert") -> Expert:
-        return clean(Expert.load(self.folders[name]))
+        return Expert.load(self.folders[name])
 
     def expected(self, inputs: dict[str, Tensor]) -> Tensor:
         with torch.no_grad():
@@ -285,3 +281,18 @@ def test_a_bias_difference_is_a_changed_bias_and_merges() -> None:
         adapted.unmerge_adapter()
         torch.testing.assert_close(adapted(**inputs).logits[said], expected[said], **CLOSE)
         torch.testing.assert_close(base.state_dict()["encoder.layers.0.fc1.bias"], before)
+
+
+def test_experts_of_several_checkpoints_are_averaged_where_their_start_is_said(tmp_path: Path) -> None:
+    random = model()
+    for name, start in (("a", "seed7"), ("b", "seed7"), ("c", None)):
+        weights = {**random.state_dict(), **official("adapter", 1)}
+        (tmp_path / name).mkdir()
+        convert(checkpoint(tmp_path / name, weights), tmp_path / name / "out", ConversionConfig(start=start))
+    experts = {
+        name: Expert.load(tmp_path / name / "out" / "expert").renamed(name) for name in ("a", "b", "c")
+    }
+    backbone = Frozen(OfaForConditionalGeneration.from_pretrained(tmp_path / "a" / "out" / "backbone"))
+    Mixture(backbone, [experts["a"], experts["b"]], target="a")
+    with pytest.raises(MixtureError, match="initialisation of c is not known"):
+        Mixture(backbone, [experts["a"], experts["c"]], target="a")

@@ -80,14 +80,14 @@ QQP = _pair(
     ' is question " {text_a} " and question " {text_b} " equivalent?',
     _columns(3, "question1", "question2"),
     {"not_duplicate": "no", "duplicate": "yes"},
-    metric="f1_positive",
+    metric="accuracy",
 )
 MRPC = _pair(
     "mrpc",
     ' does text1 " {text_a} " and text2 " {text_b} " have the same semantics?',
     _columns(0, "sentence1", "sentence2"),
     {"not_equivalent": "no", "equivalent": "yes"},
-    metric="f1_positive",
+    metric="accuracy",
 )
 SST2 = Dataset(
     name="sst2",

@@ -53,6 +53,13 @@ class ConversionConfig:
         default=None,
         metadata={"help": "a converted OFA that the checkpoint's experts belong to; only they are converted"},
     )
+    start: str | None = field(
+        default=None,
+        metadata={
+            "help": "a name for the initialisation of the experts; those with one name may be averaged "
+            "(default: known only for experts of one checkpoint)"
+        },
+    )
     seed: int = field(default=0, metadata={"help": "of rows that are appended to embeddings"})
 
     @property
