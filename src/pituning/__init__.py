@@ -1,8 +1,7 @@
 """From a folder of adapters to one better adapter, with a reason for every choice (π-Tuning).
 
-Importing this package also teaches PEFT the methods it lacks, the bottleneck adapter, the self-attention
-prefix and bias differences, so that their adapters load with `PeftModel.from_pretrained`, and transformers' Auto
-classes the OFA models.
+Importing this package also teaches PEFT the methods it lacks (bottleneck adapter, self-attention prefix, bias
+differences), so that `PeftModel.from_pretrained` loads their adapters, and transformers' Auto classes OFA.
 """
 
 from pituning.backbones import Backbone, load_backbone
