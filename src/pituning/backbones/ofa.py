@@ -18,7 +18,6 @@ from pituning.models.ofa.beam_search import Constraints
 from pituning.models.ofa.candidates import CandidatePlan, candidate_scores, plan
 from pituning.models.ofa.loss import smoothed_losses
 from pituning.models.ofa.outputs import OfaEncoderOutput
-from pituning.models.ofa.stem import STRIDE
 from pituning.task import Example, Task
 
 PROMPTS = {
@@ -231,7 +230,7 @@ class Ofa(Backbone):
         A model with positions for fewer patches than the task's size has gets the largest that fits.
         """
         config: Any = self.model.config
-        largest = config.image_bucket_size * STRIDE
+        largest = config.image_bucket_size * config.patch_size
         side = task.image_size or self.processor.image_processor.size
         return (side, task.decoding.box_range or side) if side <= largest else (largest, largest)
 

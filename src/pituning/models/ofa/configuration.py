@@ -59,7 +59,8 @@ class OfaConfig(PreTrainedConfig):  # type: ignore[misc]
         entangle_position_embedding: add positions to the encoder's embeddings too, not to attention alone.
         decoder_adds_positions: add positions to the decoder's embeddings (fairseq without
             `--disable-entangle`; no released checkpoint).
-        resnet_type: the image stem; `resnet_layers` overrides its numbers of blocks.
+        resnet_type: the image stem; `resnet_layers` overrides its numbers of blocks, `resnet_planes` its
+            channels, and without `resnet_max_pool` patches are 8 pixels wide instead of 16.
         freeze_batch_norm: the stem's batch norm always uses its running statistics. The official code lets
             them drift although no parameter of the stem is trained.
 
@@ -113,6 +114,8 @@ class OfaConfig(PreTrainedConfig):  # type: ignore[misc]
     share_decoder_input_output_embed: bool = True
     resnet_type: str = "resnet101"
     resnet_layers: list[int] | tuple[int, ...] | None = None
+    resnet_planes: list[int] | tuple[int, ...] = (64, 128, 256)
+    resnet_max_pool: bool = True
     freeze_batch_norm: bool = True
     init_std: float = 0.02
     use_cache: bool = True
@@ -159,3 +162,8 @@ class OfaConfig(PreTrainedConfig):  # type: ignore[misc]
     def blocks(self) -> tuple[int, ...]:
         """Blocks in each of the stem's three stages."""
         return tuple(self.resnet_layers or RESNET_BLOCKS[self.resnet_type])
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels of a patch's side."""
+        return 16 if self.resnet_max_pool else 8

@@ -20,7 +20,7 @@ from pituning.models.ofa.positions import (
     token_buckets,
 )
 from pituning.models.ofa.residual import rising_rates
-from pituning.models.ofa.stem import CHANNELS, ResNetStem
+from pituning.models.ofa.stem import EXPANSION, ResNetStem
 
 
 class OfaEncoder(OfaPreTrainedModel):
@@ -42,9 +42,13 @@ class OfaEncoder(OfaPreTrainedModel):
         self.layernorm_embedding = nn.LayerNorm(width) if config.layernorm_embedding else nn.Identity()
         self.type_embedding = nn.Embedding(2, width) if config.add_type_embedding else None
         self.embed_images = ResNetStem(
-            config.blocks, frozen=config.freeze_batch_norm, drop_path=config.resnet_drop_path_rate
+            config.blocks,
+            config.resnet_planes,
+            max_pool=config.resnet_max_pool,
+            frozen=config.freeze_batch_norm,
+            drop_path=config.resnet_drop_path_rate,
         )
-        self.image_proj = nn.Linear(CHANNELS, width)
+        self.image_proj = nn.Linear(config.resnet_planes[-1] * EXPANSION, width)
         self.patch_layernorm_embedding = (
             nn.LayerNorm(width) if config.patch_layernorm_embedding else nn.Identity()
         )

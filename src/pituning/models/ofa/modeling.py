@@ -16,6 +16,9 @@ from pituning.models.ofa.decoder import OfaDecoder
 from pituning.models.ofa.encoder import OfaEncoder
 from pituning.models.ofa.outputs import OfaEncoderOutput
 
+FEW = 8
+"""Rows up to which a CPU multiplies a large matrix by them several times as fast as them by the matrix."""
+
 IGNORED = -100
 """Labels that count for nothing, as everywhere in transformers."""
 
@@ -207,7 +210,7 @@ class OfaForConditionalGeneration(_EncoderDecoder, GenerationMixin):  # type: ig
             patch_masks=patch_masks,
             inputs_embeds=inputs_embeds,
         )
-        logits = self.decoder.output_projection(found.last_hidden_state)
+        logits = self._project(found.last_hidden_state)
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(
@@ -215,6 +218,16 @@ class OfaForConditionalGeneration(_EncoderDecoder, GenerationMixin):  # type: ig
             )
         states = {name: value for name, value in found.items() if name != "last_hidden_state"}
         return Seq2SeqLMOutput(loss=loss, logits=logits, **states)
+
+    def _project(self, features: Tensor) -> Tensor:
+        """Features [b, t, d] to logits [b, t, vocabulary]."""
+        projection = self.decoder.output_projection
+        few = features.shape[0] * features.shape[1] <= FEW and features.device.type == "cpu"
+        if not few or type(projection) is not nn.Linear:
+            logits: Tensor = projection(features)
+            return logits
+        transposed = projection.weight @ features.flatten(0, 1).T
+        return transposed.T.reshape(*features.shape[:2], -1)
 
     @torch.no_grad()
     def generate(self, *args: Any, **options: Any) -> Any:

@@ -1,6 +1,7 @@
-"""The image stem: the first three stages of a ResNet-v1.5, 1,024 channels at a sixteenth of the size.
+"""The image stem: the first three stages of a ResNet-v1.5.
 
-He et al., CVPR 2016; names and strides as in torchvision. Letters: n images, h by w pixels.
+He et al., CVPR 2016; names and strides as in torchvision. Officially 1,024 channels at a sixteenth of the
+size. Letters: n images, h by w pixels.
 """
 
 from __future__ import annotations
@@ -12,13 +13,8 @@ from torch import Tensor, nn
 
 from pituning.models.ofa.residual import DropPath, rising_rates
 
-PLANES = (64, 128, 256)
 EXPANSION = 4
-CHANNELS = PLANES[-1] * EXPANSION
-"""Of the feature map."""
-
-STRIDE = 16
-"""Pixels of a patch's side."""
+"""Channels of a block's output, over those inside it."""
 
 
 class StemNorm(nn.BatchNorm2d):
@@ -83,27 +79,39 @@ class ResNetStem(nn.Module):
 
     Args:
         blocks: in each of the three stages.
+        planes: channels inside the blocks of each stage.
+        max_pool: halve the size before the first stage.
         frozen: see StemNorm.
         drop_path: rate of a stage's last block; it rises linearly from 0 within each stage.
     """
 
-    def __init__(self, blocks: Sequence[int], *, frozen: bool = True, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        planes: Sequence[int] = (64, 128, 256),
+        *,
+        max_pool: bool = True,
+        frozen: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, PLANES[0], 7, stride=2, padding=3, bias=False)
-        self.bn1 = StemNorm(PLANES[0], frozen=frozen)
-        inputs = PLANES[0]
-        for index, (planes, count) in enumerate(zip(PLANES, blocks, strict=True), 1):
+        self.conv1 = nn.Conv2d(3, planes[0], 7, stride=2, padding=3, bias=False)
+        self.bn1 = StemNorm(planes[0], frozen=frozen)
+        self.max_pool = max_pool
+        inputs = planes[0]
+        for index, (inside, count) in enumerate(zip(planes, blocks, strict=True), 1):
             stage = nn.Sequential()
             for number, rate in enumerate(rising_rates(drop_path, count)):
                 stride = 2 if index > 1 and number == 0 else 1
-                stage.append(Bottleneck(inputs, planes, stride, frozen=frozen, drop_path=rate))
-                inputs = planes * EXPANSION
+                stage.append(Bottleneck(inputs, inside, stride, frozen=frozen, drop_path=rate))
+                inputs = inside * EXPANSION
             self.add_module(f"layer{index}", stage)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """[n, 3, h, w] to [n, 1024, h / 16, w / 16]."""
+        """[n, 3, h, w] to [n, 4 * planes[-1], h / 16, w / 16]; h / 8 without pooling."""
         x = convolved(pictures, self.conv1, self.bn1).relu_()
-        x = nn.functional.max_pool2d(x, 3, stride=2, padding=1)
-        for index in range(1, len(PLANES) + 1):
+        if self.max_pool:
+            x = nn.functional.max_pool2d(x, 3, stride=2, padding=1)
+        for index in (1, 2, 3):
             x = self.get_submodule(f"layer{index}")(x)
         return x
