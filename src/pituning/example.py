@@ -7,7 +7,7 @@ import io
 import json
 import struct
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from pituning.errors import TaskError
@@ -70,7 +70,7 @@ class Example:
     @cached_property
     def input_digest(self) -> str:
         """SHA-256 in hex of what the model reads, whatever the answer."""
-        image = None if self.image is None else hashlib.sha256(self.image).hexdigest()
+        image = None if self.image is None else _image_hash(self.image)
         return content_hash([self.text_a, self.text_b, image])
 
     def open_image(self) -> Image:
@@ -96,6 +96,12 @@ class Example:
                 f"{len(self.image)} bytes that cannot be decoded ({str(fault).partition(' <')[0]})",
                 "Replace the file, or remove the row.",
             ) from fault
+
+
+@lru_cache(maxsize=1024)
+def _image_hash(image: bytes) -> str:
+    """SHA-256 in hex; rows that share a picture share the work."""
+    return hashlib.sha256(image).hexdigest()
 
 
 def content_hash(content: object) -> str:

@@ -47,7 +47,8 @@ class FitConfig:
     )
     batch_size: int = field(default=16, metadata={"help": "examples a step"})
     accumulate: int = field(
-        default=1, metadata={"help": "parts that a step's examples are taken in, one after the other"}
+        default=1,
+        metadata={"help": "parts that a whole batch is taken in, one after the other, to save memory"},
     )
     label_smoothing: float = field(
         default=0.0,
@@ -234,7 +235,7 @@ def _step(
     device = next(module.parameters()).device.type
     mixed = config.precision == "bfloat16"
     total = 0.0
-    size = math.ceil(len(batch) / config.accumulate)
+    size = math.ceil(config.batch_size / config.accumulate)
     for start in range(0, len(batch), size):
         with torch.autocast(device, dtype=torch.bfloat16) if mixed else contextlib.nullcontext():
             losses = nll(batch[start : start + size])

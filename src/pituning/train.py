@@ -109,7 +109,7 @@ def train_expert(
         (lambda: evaluate(backbone, model, task, task.validation)) if task.validation else None,
         examples,
         config,
-        key=f"{backbone.fingerprint}{task.fingerprint}{initialisation}",
+        key=f"{backbone.fingerprint}{sorted(backbone.settings.items())}{task.fingerprint}{initialisation}",
         workdir=workdir,
         resume=resume,
         progress=f"train {task.name}" if progress else "",
@@ -127,7 +127,13 @@ def train_expert(
         metric=task.metric,
         scores={} if validation is None else {"validation": validation},
         versions=library_versions(),
-        recipe={**asdict(config), "learning_rate": rate, "best_epoch": result.best_epoch},
+        recipe={
+            **asdict(config),
+            "learning_rate": rate,
+            "model": dict(backbone.settings),
+            "best_epoch": result.best_epoch,
+            "validation_loss": None if result.best is None else -result.best.negative_loss,
+        },
     )
     return Expert(card, model.peft_config["default"], saved_tensors(model))
 

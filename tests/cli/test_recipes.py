@@ -25,8 +25,7 @@ PAPER = ("ofa-adapter", "ofa-prefix", "ofa-lora")
 def test_the_recipes_of_the_paper_are_whole(name: str, tmp_path: Path) -> None:
     recipe = read_recipe(name)
     for section, config in SECTIONS.items():
-        made = config(**getattr(recipe, section))
-        assert made == config(**{**getattr(recipe, section)})
+        config(**getattr(recipe, section))
     assert recipe.train["batch_size"] == 1024
     assert recipe.tune["epochs"] == 5
     assert Path(recipe.train["method"]).is_file()
@@ -60,6 +59,7 @@ def test_a_recipe_stands_where_the_command_line_says_nothing(tmp_path: Path) -> 
     assert outcome.code == 0, outcome.err
     card = Expert.load(tmp_path / "pool" / "mnli").card.recipe
     assert (card["epochs"], card["accumulate"], card["label_smoothing"]) == (1, 2, 0.1)
+    assert card["model"] == {"dropout": 0.1}
     assert Expert.load(tmp_path / "pool" / "mnli").config.bottleneck_size == 3
     outcome = call(
         "tune", task, *common, "--out", tmp_path / "out", "--shots", 2, "--expert-epochs", 1, "--json"
@@ -73,6 +73,12 @@ def test_a_recipe_stands_where_the_command_line_says_nothing(tmp_path: Path) -> 
     [
         ("train: {epoch: 3}\n", "Did you mean 'epochs'"),
         ("trian: {epochs: 3}\n", "Did you mean 'train'"),
+        ("train: {learning_rate: 1e-4}\n", "must be float or NoneType.*'1e-4'.*1.0e-4"),
+        ("train: {epochs: '5'}\n", "epochs of train must be int"),
+        ("train: {epochs: yes}\n", "epochs of train must be int"),
+        ("train: {batch_size: 2.5}\n", "batch_size of train must be int"),
+        ("train: {precision: bf16}\n", "must be 'float32' or 'bfloat16'"),
+        ("mix: {k: two}\n", "k of mix must be int"),
         ("train: 3\n", "a recipe maps model, train, mix, tune to settings"),
         ("train: {epochs: [\n", "a recipe must be YAML"),
         ("- 1\n", "a recipe maps"),

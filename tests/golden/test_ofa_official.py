@@ -23,7 +23,7 @@ from pituning import Mixture
 from pituning.expert import Expert, ExpertCard, attach_expert
 from pituning.foundation import Frozen
 from pituning.models.ofa import Constraints, OfaConfig, OfaForConditionalGeneration, Trie
-from pituning.models.ofa.candidates import candidate_scores, plan
+from pituning.models.ofa.candidates import plan
 from pituning.models.ofa.loss import smoothed_losses
 from pituning.models.ofa.petl import Adapter, experts_of, take_apart
 from pituning.ofa_conversion import CONFIGS
@@ -350,11 +350,11 @@ def test_candidates_score_as_officially(key: str, prompts: str) -> None:
                 model(encoder_outputs=encoded, decoder_input_ids=torch.tensor([prompt + row])).logits[0]
                 for row in chosen.rows
             ]
-        at = [
-            rows[int(row)][len(prompt) - 1 + int(depth)]
-            for row, depth in zip(chosen.place_row, chosen.place_depth, strict=True)
+        choices = [
+            chosen.choices(place, rows[int(row)][len(prompt) - 1 + int(depth)])
+            for place, (row, depth) in enumerate(zip(chosen.place_row, chosen.place_depth, strict=True))
         ]
-        scores = candidate_scores(chosen, torch.stack(at)[None])[0]
+        scores = chosen.scores(torch.stack(choices)[None])[0]
         torch.testing.assert_close(scores, torch.tensor(known[key][sample]), atol=1e-4, rtol=1e-4)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from ofa_small import save
+from ofa_small import config, model, save, tokenizer
 from torch import Tensor, nn
 
 from pituning import Example, FisherConfig, Mixture, Task, TrainConfig, embed, load_backbone, train_expert
@@ -19,6 +19,7 @@ from pituning.decoding import Decoding
 from pituning.errors import BackboneError, ConfigError
 from pituning.expert import attach, attach_expert
 from pituning.methods import METHOD_NAMES, peft_config
+from pituning.models.ofa import OfaImageProcessor, OfaProcessor
 from pituning.models.ofa.loss import smoothed_losses
 from pituning.train import score
 
@@ -181,11 +182,85 @@ def test_box_tokens_are_the_official_bins_and_come_back_as_the_box(
     assert backbone._box_text([5, 6, 7, 8], task) == ""
 
 
-def test_generated_boxes_have_four_corners_and_score(backbone: Ofa) -> None:
+def greedily(backbone: Ofa, model: nn.Module, example: Example, task: Task, tokens: int) -> str:
+    """The likeliest next tokens, each by a whole pass over what `collate` feeds before the answer."""
+    batch = backbone.collate([example], task)
+    start = int(batch["label_mask"][0].nonzero()[0]) + 1
+    fed = batch["decoder_input_ids"][:, :start]
+    inputs = {key: batch[key] for key in batch if key in ("input_ids", "patch_images", "patch_masks")}
+    written = []
+    with torch.no_grad():
+        for _ in range(tokens):
+            logits = model(**inputs, decoder_input_ids=fed).logits[:, -1]
+            logits[:, 1] = -torch.inf
+            best = logits.argmax(dim=-1, keepdim=True)
+            if best.item() == 2:
+                break
+            written.append(best.item())
+            fed = torch.cat([fed, best], dim=1)
+    text: str = backbone.tokenizer.decode(written, skip_special_tokens=True)
+    return text.strip()
+
+
+@pytest.fixture(scope="module")
+def random_backbone() -> Ofa:
+    """Every weight random, so that answers differ."""
+    reader = tokenizer()
+    found = model(config(vocab_size=len(reader)))
+    return Ofa(found, OfaProcessor(OfaImageProcessor(size=64), reader), name="random")
+
+
+@pytest.mark.parametrize("prompt", ["none", "src", "prev_output"])
+def test_free_answers_are_what_greedy_decoding_writes_behind_the_prompt(
+    prompt: Any, random_backbone: Ofa
+) -> None:
+    backbone = random_backbone
+    task = replace(tiny.open_task(pictures=True), decoding=Decoding(decoder_prompt=prompt, max_new_tokens=6))
+    found = backbone.model
+    expected = [greedily(backbone, found, example, task, 6) for example in task.train]
+    assert all(expected)
+    assert prompt == "none" or len(set(expected)) > 1
+    assert backbone.predict(found, task.train, task) == expected
+    assert backbone.predict(found, task.train[:1], task) == expected[:1]
+
+
+def test_beams_and_limits_of_the_task_reach_the_search(random_backbone: Ofa) -> None:
+    def found(**how: Any) -> list[str]:
+        task = replace(tiny.open_task(pictures=True), decoding=Decoding(max_new_tokens=8, **how))
+        return random_backbone.predict(random_backbone.model, task.train, task)
+
+    assert found() != found(num_beams=4)
+    assert found(num_beams=4) != found(num_beams=4, no_repeat_ngram_size=2)
+
+
+def test_generated_boxes_have_four_corners(backbone: Ofa) -> None:
+    """A head that likes bins, so that the answers are boxes at all."""
     task = boxes(num_beams=2)
-    answers = backbone.predict(moved(backbone, task), task.train, task)
-    assert len(answers) == len(task.train)
-    assert 0 <= task.score(answers, task.train) <= 1
+    model = moved(backbone, task)
+    bins = range(backbone.tokenizer.first_bin, backbone.tokenizer.first_bin + backbone.tokenizer.bins)
+
+    def favour(_: nn.Module, __: Any, logits: Tensor) -> Tensor:
+        logits[..., list(bins)] += 100.0
+        return logits
+
+    base: Any = model.get_base_model()  # type: ignore[operator]
+    original = base._project
+    base._project = lambda features, **how: favour(base, None, original(features, **how))
+    try:
+        answers = backbone.predict(model, task.train, task)
+    finally:
+        del base._project
+    assert all(len(answer.split()) == 4 for answer in answers)
+    assert all(0 <= float(edge) <= 999 for answer in answers for edge in answer.split())
+
+
+def test_scoring_many_candidates_keeps_few_logits(backbone: Ofa) -> None:
+    """Each place keeps its own choices, not the vocabulary's logits, nor the batch that they came from."""
+    task = tiny.text_task()
+    chosen = backbone._plan(task)
+    logits = torch.randn(5, 3000)
+    kept = chosen.choices(0, logits[2])
+    assert kept.untyped_storage().nbytes() == kept.numel() * 4 < logits[2].numel()
 
 
 def test_a_picture_larger_than_the_model_has_places_for_is_made_smaller(backbone: Ofa) -> None:
@@ -289,3 +364,6 @@ def test_a_setting_of_the_model_is_applied_and_an_unknown_one_refused(tmp_path: 
     assert changed.fingerprint == load_backbone(folder).fingerprint
     with pytest.raises(BackboneError, match="Did you mean 'dropout'"):
         load_backbone(folder, settings={"drop_out": 0.1})
+    for wrong in ({"dropout": 1.5}, {"dropout": -0.1}, {"d_model": 64.0}):
+        with pytest.raises(BackboneError):
+            load_backbone(folder, settings=wrong)

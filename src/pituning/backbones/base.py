@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ class Backbone(ABC):
     Attributes:
         model: the frozen model, in eval mode; never trained, never changed.
         name: where it came from (a folder, a Hub id or a short name); for people, not for comparison.
+        settings: rates of dropout that were changed when it was loaded.
     """
 
     family: ClassVar[str]
@@ -33,6 +34,7 @@ class Backbone(ABC):
     def __init__(self, model: nn.Module, *, name: str) -> None:
         self.model = model.requires_grad_(False).eval()
         self.name = name
+        self.settings: Mapping[str, float] = {}
 
     @abstractmethod
     def check(self, task: Task) -> None:

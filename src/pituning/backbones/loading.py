@@ -31,7 +31,7 @@ def load_backbone(
     family: str | None = None,
     dtype: str = "float32",
     device: str | None = None,
-    settings: Mapping[str, Any] = MappingProxyType({}),
+    settings: Mapping[str, float] = MappingProxyType({}),
 ) -> Backbone:
     """Load a frozen model with its processor.
 
@@ -40,11 +40,11 @@ def load_backbone(
         family: one of `FAMILIES`; read from the configuration's architecture where not given.
         dtype: the weights', one of `DTYPES`; Fisher information is computed in float32 whatever it is.
         device: a torch device; the first GPU where there is one, else the CPU.
-        settings: values for the model's own configuration that change no weight, such as `dropout`.
+        settings: rates of the model's own configuration for training: `dropout`, `attention_dropout` ...
 
     Raises:
         BackboneError: if there is no such model, its files are not whole, its family cannot be told, or a
-            setting is none of its configuration's.
+            setting is no rate of its configuration's.
 
     Example:
         >>> backbone = load_backbone("minilm")
@@ -82,21 +82,24 @@ def load_backbone(
             str(error).splitlines()[0],
             "Save both into the folder with `save_pretrained`.",
         ) from error
+    backbone.settings = dict(settings)
     backbone.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return backbone
 
 
-def _apply(settings: Mapping[str, Any], config: Any, name: str) -> None:
+def _apply(settings: Mapping[str, float], config: Any, name: str) -> None:
     """Change the configuration that the model is then made with."""
-    unknown = sorted(key for key in settings if not hasattr(config, key))
-    if unknown:
-        raise BackboneError(
-            f"settings must be of the configuration of {name}",
-            ", ".join(unknown),
-            f"{did_you_mean(unknown[0], vars(config))}Rename or remove them.",
-        )
+    rates = [key for key in config.to_dict() if "drop" in key]
+    faults = []
     for key, value in settings.items():
-        setattr(config, key, value)
+        if key not in rates:
+            must = f"settings of {name} are its rates of dropout: {', '.join(rates)}"
+            faults.append(BackboneError(must, repr(key), f"{did_you_mean(key, rates)}Rename or remove it."))
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            faults.append(BackboneError(f"{key} must be a number in [0, 1)", repr(value), "Try 0.1."))
+        else:
+            setattr(config, key, value)
+    BackboneError.collect(faults)
 
 
 def _is_missing_folder(name: str) -> bool:

@@ -15,7 +15,7 @@ from pituning import metrics
 from pituning.backbones.base import Backbone, Batch, answer_nll, is_prompt_learning, longest_input, pad
 from pituning.errors import BackboneError
 from pituning.models.ofa.beam_search import Constraints
-from pituning.models.ofa.candidates import CandidatePlan, candidate_scores, plan
+from pituning.models.ofa.candidates import CandidatePlan, plan
 from pituning.models.ofa.loss import smoothed_losses
 from pituning.models.ofa.outputs import OfaEncoderOutput
 from pituning.task import Example, Task
@@ -113,34 +113,48 @@ class Ofa(Backbone):
             fed = [prompts[sample] + chosen.rows[row] for sample, row in some]
             tokens = pad(fed, self.tokenizer.pad_token_id)[0].to(self.device)
             inputs = _rows_of(encoded, torch.tensor([sample for sample, _ in some], device=self.device))
-            logits = model(**inputs, decoder_input_ids=tokens, use_cache=False).logits
+            at = [
+                [len(prompts[sample]) - 1 + depth for depth in chosen.depths_of(row)] for sample, row in some
+            ]
+            wanted = pad(at, 0)[0].to(self.device)
+            logits = model(**inputs, decoder_input_ids=tokens, logits_at=wanted, use_cache=False).logits
             for index, (sample, row) in enumerate(some):
-                for place in chosen.places_of(row):
-                    at = len(prompts[sample]) - 1 + int(chosen.place_depth[place])
-                    found[sample, place] = logits[index, at]
+                for number, place in enumerate(chosen.places_of(row)):
+                    found[sample, place] = chosen.choices(place, logits[index, number])
         places = range(len(chosen.place_row))
         stacked = [torch.stack([found[sample, place] for place in places]) for sample in range(len(examples))]
-        return candidate_scores(chosen, torch.stack(stacked))
+        return chosen.scores(torch.stack(stacked))
 
     def generate(self, model: nn.Module, examples: Sequence[Example], task: Task) -> list[str]:
         """Beam search as OFA's, behind the task's decoder prompt; a box as "x0 y0 x1 y1" of 0..999."""
+        prompts = [self._decoder_prompt(source, task) for source in self._sources(examples, task)]
+        answers = [""] * len(examples)
+        for length in sorted(set(map(len, prompts))):  # prompts go first, so a batch's are of one length
+            rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+            chunk = [examples[row] for row in rows]
+            start = torch.tensor([prompts[row] for row in rows], device=self.device)
+            for row, answer in zip(rows, self._written(model, chunk, start, task), strict=True):
+                answers[row] = answer
+        return answers
+
+    def _written(self, model: nn.Module, examples: Sequence[Example], start: Tensor, task: Task) -> list[str]:
+        """What the search writes behind `start`, int64 [examples, tokens]."""
         pictures = [example.open_image() if example.image else None for example in examples]
-        sources = self._sources(examples, task)
-        prompts = [self._decoder_prompt(source, task)[1:] for source in sources]
-        forced, _ = pad(prompts, self.tokenizer.pad_token_id)
+        inputs = self._encoder_inputs(self._sources(examples, task), pictures, task)
         decoding, boxes = task.decoding, _draws_boxes(task)
         least, most = (4, 4) if boxes else (decoding.min_new_tokens, decoding.max_new_tokens)
         generator: Any = model
         output = generator.generate(
-            **self.on_device(self._encoder_inputs(sources, pictures, task)),
-            constraints=Constraints(prefix_tokens=forced.to(self.device) if forced.shape[1] else None),
+            **self.on_device(inputs),
+            decoder_input_ids=start,
+            constraints=Constraints(),
             num_beams=decoding.num_beams,
-            min_new_tokens=forced.shape[1] + least,
-            max_new_tokens=forced.shape[1] + most + 1,
+            min_new_tokens=least,
+            max_new_tokens=most + 1,
             no_repeat_ngram_size=decoding.no_repeat_ngram_size,
             do_sample=False,
         )
-        written = [row[1 + len(prompt) :] for row, prompt in zip(output.tolist(), prompts, strict=True)]
+        written = output[:, start.shape[1] :].tolist()
         if boxes:
             return [self._box_text(tokens, task) for tokens in written]
         texts: list[str] = self.tokenizer.batch_decode(written, skip_special_tokens=True)

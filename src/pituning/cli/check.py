@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pituning.cli.tasks import task_named
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import Expert
 from pituning.manifest import MANIFEST
 from pituning.pool import Pool
-from pituning.task import load_task
 
 EXAMPLE = "pituning check data/cr"
 
@@ -36,7 +36,7 @@ def _inspect(path: Path) -> tuple[str, list[str]]:
         if kind == "pool":
             return kind, Pool(path).verify()
         if kind == "task":
-            return kind, [str(fault) for fault in load_task(path).check()]
+            return kind, [str(fault) for fault in task_named(str(path)).check()]
         Expert.load(path)
     except PituningError as error:
         return kind, [str(error)]

@@ -7,19 +7,20 @@ from typing import Any
 
 from pituning.backbones import Backbone, load_backbone
 from pituning.cli.options import add_options, read_options
+from pituning.cli.tasks import task_named
 from pituning.cli.terminal import progress_wanted
 from pituning.errors import PoolError
 from pituning.expert import Expert
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, embed
-from pituning.task import Task, load_task
+from pituning.task import Task
 
 EXAMPLE = "pituning embed data/sst2 --pool pool --labels sampled"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("task", metavar="TASK", help="task folder")
+    parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
     parser.add_argument("--pool", required=True, help="pool folder")
     parser.add_argument("--name", help="the expert's name in the pool (default: the task's)")
     parser.add_argument("--backbone", help="default: the one on the expert's card")
@@ -29,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Embed and store."""
-    task = load_task(options.task)
+    task = task_named(options.task)
     pool = Pool(options.pool)
     expert = pool.get(options.name or task.name)
     backbone = backbone_of(expert, options.backbone)

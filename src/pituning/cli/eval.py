@@ -8,17 +8,18 @@ from typing import Any
 
 from pituning.captions import JAVA, require_java
 from pituning.cli.embed import backbone_of
+from pituning.cli.tasks import task_named
 from pituning.expert import Expert, attach_expert
 from pituning.gold import gold_of
 from pituning.metrics import METRICS
-from pituning.task import Task, load_task
+from pituning.task import Task
 
 EXAMPLE = "pituning eval data/cr --backbone minilm --expert cr-pi --split test --metric f1"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("task", metavar="TASK", help="task folder")
+    parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
     parser.add_argument("--expert", required=True, help="adapter folder")
     parser.add_argument("--backbone", help="local folder, Hub id or 'minilm' (default: the expert's own)")
     parser.add_argument(
@@ -35,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Predict once, score by every metric."""
-    task, expert = load_task(options.task), Expert.load(options.expert)
+    task, expert = task_named(options.task), Expert.load(options.expert)
     examples = task.split(options.split)
     measured = by_metric(task, options.metric)
     for name in measured:  # before the model runs for long

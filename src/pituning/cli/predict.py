@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pituning.cli.tasks import task_named
 from pituning.cli.terminal import table
 from pituning.errors import PoolError, StaleEmbeddingError
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
-from pituning.task import load_task
 
 EXAMPLE = "pituning predict data/cr --pool pool -k 3"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("task", metavar="TASK", help="task folder")
+    parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
     parser.add_argument("--pool", required=True, help="pool folder")
     parser.add_argument("--name", help="the task's own expert in the pool (default: the task's name)")
     parser.add_argument("-k", type=int, default=3, help="how many neighbours (default: 3)")
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Rank."""
-    task, pool = load_task(options.task), Pool(options.pool)
+    task, pool = task_named(options.task), Pool(options.pool)
     name = options.name or task.name
     if name not in pool:
         raise PoolError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -107,14 +107,31 @@ def _check(content: object, path: Path) -> None:
         if section not in known
     ]
     for section, config in SECTIONS.items():
+        kinds = get_type_hints(config)
         names = [entry.name for entry in fields(config) if "help" in entry.metadata]
-        faults += [
-            ConfigError(
-                f"the settings of {section} are {', '.join(names)}",
-                f"{key!r} in {path.name}",
-                f"{did_you_mean(str(key), names)}Rename it.",
-            )
-            for key in content.get(section) or {}
-            if key not in names
-        ]
+        for key, value in (content.get(section) or {}).items():
+            if key not in names:
+                fix = f"{did_you_mean(str(key), names)}Rename it."
+                must = f"the settings of {section} are {', '.join(names)}"
+                faults.append(ConfigError(must, f"{key!r} in {path.name}", fix))
+            elif not _fits(value, kinds[key]):
+                must = f"{key} of {section} must be {_words(kinds[key])}"
+                fix = "Write numbers with a point: 1.0e-4." if isinstance(value, str) else "Mend it."
+                faults.append(ConfigError(must, f"{value!r} in {path.name}", fix))
     ConfigError.collect(faults)
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """What a field's type allows: types, and values of a Literal."""
+    return get_args(kind) if get_args(kind) else (kind,)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether YAML's value is of a field's type; 3 is a float too, yes is no number."""
+    kinds = _choices(kind)
+    numbers = (float,) if isinstance(value, int) and not isinstance(value, bool) else ()
+    return type(value) in kinds or value in kinds or any(number in kinds for number in numbers)
+
+
+def _words(kind: Any) -> str:
+    return " or ".join(one.__name__ if isinstance(one, type) else repr(one) for one in _choices(kind))

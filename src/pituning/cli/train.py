@@ -12,6 +12,7 @@ from pituning.backbones import load_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
+from pituning.cli.tasks import task_named
 from pituning.cli.terminal import progress_wanted
 from pituning.errors import PoolError
 from pituning.manifest import MANIFEST
@@ -19,7 +20,6 @@ from pituning.methods import peft_config
 from pituning.neighborhood import Neighborhood
 from pituning.pool import WORK, Pool
 from pituning.predict import FisherConfig, embed
-from pituning.task import load_task
 from pituning.train import TrainConfig, train_expert
 
 EXAMPLE = "pituning train data/sst2 --backbone minilm --pool pool --method lora --epochs 3"
@@ -27,7 +27,7 @@ EXAMPLE = "pituning train data/sst2 --backbone minilm --pool pool --method lora 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("task", metavar="TASK", help="task folder")
+    parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
     parser.add_argument("--backbone", required=True, help="local folder, Hub id or 'minilm'")
     parser.add_argument("--pool", required=True, help="pool folder; made where there is none")
     parser.add_argument("--name", help="the expert's name in the pool (default: the task's)")
@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Train, embed, store."""
-    task = load_task(options.task)
+    task = task_named(options.task)
     recipe = recipe_of(options)
     config = read_options(options, TrainConfig, defaults=recipe.train)
     fisher = read_options(options, FisherConfig, prefix="fisher")
@@ -82,7 +82,9 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "validation": score,
         "best_epoch": expert.card.recipe["best_epoch"],
     }
-    shown = "no validation split" if score is None else f"validation {task.metric} {score:.4f}"
+    loss = expert.card.recipe["validation_loss"]
+    shown = "no validation split" if loss is None else f"validation loss {loss:.4f}"
+    shown += "" if score is None else f", {task.metric} {score:.4f}"
     return document, f"expert {name!r} is in {options.pool} ({shown}, epoch {document['best_epoch']})"
 
 

@@ -13,6 +13,7 @@ from pituning.backbones import load_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
+from pituning.cli.tasks import task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import ExpertError
 from pituning.expert import Expert, unwritable
@@ -21,7 +22,6 @@ from pituning.interpolate import TuneConfig
 from pituning.pool import Pool
 from pituning.predict import FisherConfig
 from pituning.recipe import PiConfig, PiResult, pi_tune
-from pituning.task import load_task
 from pituning.train import TrainConfig
 
 EXAMPLE = "pituning tune data/cr --backbone minilm --pool pool --out cr-pi --shots 16 -k 3"
@@ -29,7 +29,7 @@ EXAMPLE = "pituning tune data/cr --backbone minilm --pool pool --out cr-pi --sho
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("task", metavar="TASK", help="task folder")
+    parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
     parser.add_argument("--backbone", required=True, help="local folder, Hub id or 'minilm'")
     parser.add_argument("--pool", required=True, help="pool folder")
     parser.add_argument("--out", required=True, help="folder of the new adapter; must not exist")
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         fisher=read_options(options, FisherConfig, prefix="fisher"),
         tune=read_options(options, TuneConfig, defaults=recipe.tune),
     )
-    task, pool = load_task(options.task), Pool(options.pool)
+    task, pool = task_named(options.task), Pool(options.pool)
     require_pictures(task)
     backbone = load_backbone(options.backbone, settings=recipe.model)
     result = pi_tune(

@@ -75,7 +75,7 @@ def tune(
         validate if task.validation else None,
         task.train,
         config,
-        key=f"{task.fingerprint}{digests}{mixture.space}{mixture.tensors.groups}{mixture.alpha.requires_grad}",
+        key=f"{sorted(backbone.settings.items())}{task.fingerprint}{digests}{mixture.space}{mixture.tensors.groups}{mixture.alpha.requires_grad}",
         workdir=workdir,
         resume=resume,
         progress=f"tune {task.name}" if progress else "",

@@ -49,6 +49,22 @@ class CandidatePlan:
         places: list[int] = (self.place_row == row).nonzero().flatten().tolist()
         return places
 
+    def depths_of(self, row: int) -> list[int]:
+        """How many of the row's tokens come before each of them."""
+        depths: list[int] = self.place_depth[self.place_row == row].tolist()
+        return depths
+
+    def choices(self, place: int, logits: Float[Tensor, " vocabulary"]) -> Float[Tensor, " c"]:
+        """The logits of what may stand in a place, -∞ beside them; a copy that keeps no other logit."""
+        children = self.children[place].to(logits.device)
+        return logits[children.clamp(min=0)].float().masked_fill(children == NOTHING, float("-inf"))
+
+    def scores(self, choices: Float[Tensor, "b n c"]) -> Float[Tensor, "b candidates"]:
+        """Log-likelihood of each candidate, given the `choices` of every place."""
+        steps = choices.log_softmax(dim=2).flatten(1)[:, self.edge_child.to(choices.device)]
+        found = torch.zeros(len(choices), self.count, device=choices.device)
+        return found.index_add(1, self.edge_candidate.to(choices.device), steps)
+
 
 def plan(candidates: Sequence[Sequence[int]], *, eos: int) -> CandidatePlan:
     """The plan for candidates given as token sequences without their end.
@@ -90,15 +106,3 @@ def plan(candidates: Sequence[Sequence[int]], *, eos: int) -> CandidatePlan:
         len(candidates),
         Trie(((*candidate, eos) for candidate in candidates), eos=eos),
     )
-
-
-def candidate_scores(
-    chosen: CandidatePlan, logits: Float[Tensor, "b n vocabulary"]
-) -> Float[Tensor, "b candidates"]:
-    """Log-likelihood of each candidate, given the logits at the branching places."""
-    children = chosen.children.to(logits.device)
-    tokens = children.clamp(min=0).expand(len(logits), -1, -1)
-    found = logits.float().gather(2, tokens).masked_fill(children == NOTHING, float("-inf"))
-    steps = found.log_softmax(dim=2).flatten(1)[:, chosen.edge_child.to(logits.device)]
-    scores = torch.zeros(len(logits), chosen.count, device=logits.device)
-    return scores.index_add(1, chosen.edge_candidate.to(logits.device), steps)

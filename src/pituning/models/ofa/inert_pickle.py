@@ -30,6 +30,7 @@ DTYPES = {
     "Char": torch.int8,
     "Byte": torch.uint8,
     "Bool": torch.bool,
+    "Untyped": torch.uint8,
 }
 """By the names of torch's storages."""
 
@@ -157,8 +158,11 @@ class _Unpickler(pickle.Unpickler):
         if path in ("collections.OrderedDict", "torch.nn.modules.container.OrderedDict"):
             return Dictionary
         if module in ("torch", "torch.storage", "torch.cuda") and name.endswith("Storage"):
-            return DTYPES.get(name.removesuffix("Storage"), torch.uint8)
-        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
+            kind = name.removesuffix("Storage")
+            if kind in DTYPES:
+                return DTYPES[kind]
+            raise pickle.UnpicklingError(f"tensors of {kind or 'no'} type")
+        if module == "torch" and vars(torch).get(name) in DTYPES.values():
             return vars(torch)[name]
         if CONFIGURATION.fullmatch(path):
             return self._classes.setdefault(path, type(name, (Inert,), {"__module__": "inert"}))

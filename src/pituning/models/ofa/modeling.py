@@ -178,6 +178,7 @@ class OfaForConditionalGeneration(_EncoderDecoder, GenerationMixin):  # type: ig
         decoder_attention_mask: Tensor | None = None,
         code_masks: Tensor | None = None,
         labels: Tensor | None = None,
+        logits_at: Tensor | None = None,
         encoder_outputs: OfaEncoderOutput | BaseModelOutput | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         inputs_embeds: Tensor | None = None,
@@ -189,8 +190,9 @@ class OfaForConditionalGeneration(_EncoderDecoder, GenerationMixin):  # type: ig
     ) -> Seq2SeqLMOutput:
         """Logits [b, t, vocabulary]; with `labels` (int64 [b, t], -100 counts for nothing) the mean loss too.
 
-        Without `decoder_input_ids` the decoder reads the labels, shifted right behind `<s>`. See
-        `OfaEncoder.forward` and `OfaDecoder.forward` for the other arguments.
+        Without `decoder_input_ids` the decoder reads the labels, shifted right behind `<s>`. With `logits_at`
+        (int64 [b, m]) only the logits of these places are computed. See `OfaEncoder.forward` and
+        `OfaDecoder.forward` for the other arguments.
         """
         if decoder_input_ids is None and labels is not None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -210,7 +212,10 @@ class OfaForConditionalGeneration(_EncoderDecoder, GenerationMixin):  # type: ig
             patch_masks=patch_masks,
             inputs_embeds=inputs_embeds,
         )
-        logits = self._project(found.last_hidden_state)
+        features = found.last_hidden_state
+        if logits_at is not None:
+            features = features.gather(1, logits_at[..., None].expand(-1, -1, features.shape[2]))
+        logits = self._project(features, step=past_key_values is not None)
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(
@@ -219,11 +224,14 @@ class OfaForConditionalGeneration(_EncoderDecoder, GenerationMixin):  # type: ig
         states = {name: value for name, value in found.items() if name != "last_hidden_state"}
         return Seq2SeqLMOutput(loss=loss, logits=logits, **states)
 
-    def _project(self, features: Tensor) -> Tensor:
-        """Features [b, t, d] to logits [b, t, vocabulary]."""
+    def _project(self, features: Tensor, *, step: bool) -> Tensor:
+        """Features [b, t, d] to logits [b, t, vocabulary].
+
+        The quick way for a step of decoding rounds by where the weights lie in memory, so no other takes it.
+        """
         projection = self.decoder.output_projection
         few = features.shape[0] * features.shape[1] <= FEW and features.device.type == "cpu"
-        if not few or type(projection) is not nn.Linear:
+        if not (step and few and type(projection) is nn.Linear):
             logits: Tensor = projection(features)
             return logits
         transposed = projection.weight @ features.flatten(0, 1).T

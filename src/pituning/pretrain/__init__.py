@@ -1,0 +1,1 @@
+"""Pre-training of `ofa-mini`, the small OFA that comes with the package: `python -m pituning.pretrain`."""

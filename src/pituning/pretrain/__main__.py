@@ -1,0 +1,87 @@
+"""Make `ofa-mini` again, or another like it.
+
+example: python -m pituning.pretrain --out ofa-mini --steps 20000
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor
+
+from pituning.cli.options import add_options, read_options
+from pituning.errors import PituningError
+from pituning.mini20.definition import PIXELS
+from pituning.models.ofa import (
+    OfaConfig,
+    OfaForConditionalGeneration,
+    OfaImageProcessor,
+    OfaProcessor,
+    OfaTokenizer,
+)
+from pituning.pretrain.config import SHAPE, PretrainConfig
+from pituning.pretrain.loop import Batches, train
+from pituning.pretrain.samples import collate
+from pituning.pretrain.skills import SKILLS
+from pituning.pretrain.vocabulary import learn_vocabulary
+
+
+def main() -> int:
+    """Train from scratch, or from the checkpoint in --out; then write the model beside it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pituning.pretrain",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the model")
+    parser.add_argument("--stop-after", type=int, help="stop after so many steps; run again to go on")
+    add_options(parser, PretrainConfig, title="pre-training")
+    options = parser.parse_args()
+    try:
+        pretrain(read_options(options, PretrainConfig), options.out, stop_after=options.stop_after)
+    except PituningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run it again to go on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def pretrain(config: PretrainConfig, out: Path, *, stop_after: int | None = None) -> None:
+    """Tokenizer, model and training; `out/model` is a folder that `load_backbone` reads."""
+    tokenizer = learn_vocabulary(config)
+    torch.manual_seed(config.seed)
+    model = OfaForConditionalGeneration(OfaConfig(vocab_size=len(tokenizer), **SHAPE))
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    curve = train(model, batches_of(tokenizer, config), config, out / "work", stop_after=stop_after)
+    if len(curve) == config.steps:
+        write(model, tokenizer, out / "model")
+
+
+def batches_of(tokenizer: OfaTokenizer, config: PretrainConfig) -> Batches:
+    """A step's generator to its batch: one skill a batch, so that little is padded."""
+    names = list(SKILLS)
+    shares = [share for _, share in SKILLS.values()]
+
+    def batch(rng: Random) -> tuple[str, dict[str, Tensor]]:
+        name = rng.choices(names, shares)[0]
+        samples = [SKILLS[name][0](rng) for _ in range(config.batch_size)]
+        return name, collate(samples, tokenizer, PIXELS)
+
+    return batch
+
+
+def write(model: OfaForConditionalGeneration, tokenizer: OfaTokenizer, folder: Path) -> None:
+    """The model in half precision with its batch norm frozen, and the processor."""
+    model.config.freeze_batch_norm = True
+    model.to(torch.float16).save_pretrained(folder)
+    OfaProcessor(OfaImageProcessor(size=PIXELS), tokenizer).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

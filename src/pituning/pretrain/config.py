@@ -1,0 +1,53 @@
+"""Everything that pre-training depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pituning.errors import ConfigError
+
+SHAPE: dict[str, Any] = {
+    "d_model": 192,
+    "encoder_layers": 4,
+    "decoder_layers": 3,
+    "encoder_ffn_dim": 576,
+    "decoder_ffn_dim": 576,
+    "encoder_attention_heads": 6,
+    "decoder_attention_heads": 6,
+    "token_bucket_size": 32,
+    "image_bucket_size": 12,  # 96 pixels
+    "max_position_embeddings": 256,
+    "code_image_size": 64,
+    "resnet_layers": (1, 1, 1),
+    "resnet_planes": (24, 48, 96),
+    "resnet_max_pool": False,
+    "freeze_batch_norm": False,
+}
+"""Of `ofa-mini`. Batch norm learns its statistics here and is frozen in the model that is saved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """How `ofa-mini` is made."""
+
+    steps: int = field(default=20_000, metadata={"help": "updates in all"})
+    batch_size: int = field(default=64, metadata={"help": "examples an update"})
+    learning_rate: float = field(default=1.5e-3, metadata={"help": "peak of the one cycle"})
+    warmup: float = field(default=0.05, metadata={"help": "part of the steps over which the rate rises"})
+    weight_decay: float = field(default=0.02, metadata={"help": "decoupled, as in AdamW"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
+    pieces: int = field(default=3000, metadata={"help": "size of the byte-level BPE vocabulary"})
+    bins: int = field(default=64, metadata={"help": "box tokens"})
+    checkpoint_every: int = field(default=500, metadata={"help": "updates between checkpoints"})
+    seed: int = field(default=0, metadata={"help": "of weights, pictures, texts and their order"})
+
+    def __post_init__(self) -> None:
+        """Collect what is out of range."""
+        least = {"steps": 1, "batch_size": 1, "pieces": 300, "bins": 2, "checkpoint_every": 1}
+        faults = [
+            ConfigError(f"{name} must be at least {low}", str(getattr(self, name)), f"Raise {name}.")
+            for name, low in least.items()
+            if getattr(self, name) < low
+        ]
+        ConfigError.collect(faults)

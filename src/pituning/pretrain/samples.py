@@ -1,0 +1,82 @@
+"""One example of pre-training, and batches of them as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pituning.backbones.base import pad
+from pituning.models.ofa import OfaTokenizer
+
+Picture = NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+"""Corners as fractions of width and height."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """What the model reads and should say.
+
+    Args:
+        text: with its leading space; `{box}` in it stands for the tokens of `box`.
+        answer: words, or a box.
+        picture: [side, side, 3].
+        box: of a region that the text asks about.
+    """
+
+    text: str
+    answer: str | Box
+    picture: Picture | None = None
+    box: Box | None = None
+
+
+def box_tokens(box: Box, tokenizer: OfaTokenizer) -> list[int]:
+    """Four box tokens."""
+    steps = tokenizer.bins - 1
+    found: list[int] = tokenizer.bin_ids(min(steps, max(0, round(edge * steps))) for edge in box)
+    return found
+
+
+def source_tokens(sample: Sample, tokenizer: OfaTokenizer) -> list[int]:
+    """`<s>`, the text with the box in its place, `</s>`."""
+    before, _, after = sample.text.partition("{box}")
+    tokens: list[int] = tokenizer(before, add_special_tokens=False)["input_ids"]
+    if sample.box is not None:
+        tokens = tokens + box_tokens(sample.box, tokenizer)
+        tokens += tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+    return [tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id]
+
+
+def answer_tokens(sample: Sample, tokenizer: OfaTokenizer) -> list[int]:
+    """The answer's tokens and `</s>`."""
+    if isinstance(sample.answer, str):
+        tokens: list[int] = tokenizer(" " + sample.answer, add_special_tokens=False)["input_ids"]
+    else:
+        tokens = box_tokens(sample.answer, tokenizer)
+    return [*tokens, tokenizer.eos_token_id]
+
+
+def collate(samples: Sequence[Sample], tokenizer: OfaTokenizer, side: int) -> dict[str, Tensor]:
+    """The model's inputs and `labels`, -100 where there is none; pictures as the image processor has them.
+
+    Without any picture there are no patches, and the model reads text alone.
+    """
+    sources, mask = pad([source_tokens(sample, tokenizer) for sample in samples], tokenizer.pad_token_id)
+    answers, said = pad([answer_tokens(sample, tokenizer) for sample in samples], -100)
+    batch = {
+        "input_ids": sources,
+        "attention_mask": mask,
+        "labels": answers.masked_fill(said == 0, -100),
+    }
+    shown = torch.tensor([sample.picture is not None for sample in samples])
+    if shown.any():
+        blank = np.zeros((side, side, 3), dtype=np.uint8)
+        pictures = np.stack([blank if sample.picture is None else sample.picture for sample in samples])
+        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+        batch |= {"patch_images": pixels, "patch_masks": shown}
+    return batch

@@ -1,0 +1,115 @@
+"""What `ofa-mini` is taught, in OFA's manner: captions, regions, questions, matching, attributes, words.
+
+What overlaps with the twenty tasks of `mini20`: the shapes, colours and patterns of its scenes, without the
+combinations that only test pictures hold; phrases that single a thing out by its looks, as refcoco+ has them,
+but none by position or relation; captions; its language's words and sentences, as `mini20.reading` says. No
+entailment, paraphrase or sentiment is taught, no class of the vision tasks, none of the questions of vqav2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from random import Random
+
+from pituning.mini20.phrases import caption, describe, noun_phrase, unique_phrases
+from pituning.mini20.reading import attribute_question, definition_sentence, random_sentence
+from pituning.mini20.rendering import pixels_of
+from pituning.mini20.scenes import COLOURS, PATTERNS, SHAPES, Scene, sample_scene
+from pituning.pretrain.samples import Sample
+
+Skill = Callable[[Random], Sample]
+
+DESCRIBE = " what does the image describe?"
+
+
+def captioning(rng: Random) -> Sample:
+    """A picture of one to four things, in words."""
+    scene = sample_scene(rng, count=rng.randint(1, 4))
+    return Sample(text=DESCRIBE, answer=caption(scene, rng), picture=pixels_of(scene))
+
+
+def grounding(rng: Random) -> Sample:
+    """The box of a thing that its looks single out."""
+    while True:
+        scene = sample_scene(rng)
+        thing = rng.choice(scene.things)
+        phrases = unique_phrases(scene, thing)
+        if phrases:
+            words = noun_phrase(rng.choice(phrases), rng)
+            text = f' which region does the text " the {words} " describe?'
+            return Sample(text=text, answer=thing.box, picture=pixels_of(scene))
+
+
+def region(rng: Random) -> Sample:
+    """What is in a box."""
+    scene = sample_scene(rng)
+    thing = rng.choice(scene.things)
+    text = " what does the region describe? region: {box}"
+    return Sample(text=text, answer=describe(thing, rng), picture=pixels_of(scene), box=thing.box)
+
+
+def matching(rng: Random) -> Sample:
+    """Whether a caption is the picture's; a wrong one is of a scene with one thing changed, or of another."""
+    scene = sample_scene(rng, count=rng.randint(1, 3))
+    said, answer = scene, "yes"
+    if rng.random() < 0.5:
+        said, answer = _other(scene, rng), "no"
+    text = f' does the image describe " {caption(said, rng)} "?'
+    return Sample(text=text, answer=answer, picture=pixels_of(scene))
+
+
+def _other(scene: Scene, rng: Random) -> Scene:
+    """Another scene of as many things, none of whose looks is in `scene`."""
+    seen = {(thing.look.shape, thing.look.colour) for thing in scene.things}
+    return sample_scene(rng, count=len(scene.things), avoid=lambda look: (look.shape, look.colour) in seen)
+
+
+def listing(rng: Random) -> Sample:
+    """All values of one attribute in the picture, in the order of the list below, or how many things."""
+    scene = sample_scene(rng)
+    looks = [thing.look for thing in scene.things]
+    name, values = rng.choice(
+        (("colour", tuple(COLOURS)), ("shape", SHAPES), ("pattern", PATTERNS), ("", ()))
+    )
+    if not name:
+        return Sample(
+            text=" how many things does the image show?", answer=str(len(looks)), picture=pixels_of(scene)
+        )
+    present = [value for value in values if any(getattr(look, name) == value for look in looks)]
+    text = f" which {name}s does the image show?"
+    return Sample(text=text, answer=" ".join(present), picture=pixels_of(scene))
+
+
+def infilling(rng: Random) -> Sample:
+    """A sentence whose words are partly masked, to be written in full."""
+    words = random_sentence(rng).split()
+    start = rng.randrange(len(words))
+    hidden = min(rng.randint(1, 3), len(words) - start)
+    masked = [*words[:start], "_", *words[start + hidden :]]
+    text = f' what is the complete text of " {" ".join(masked)} "?'
+    return Sample(text=text, answer=" ".join(words))
+
+
+def defining(rng: Random) -> Sample:
+    """What something is a kind of."""
+    noun, _, kind = definition_sentence(rng).partition(" is a kind of ")
+    return Sample(text=f" what is {noun}?", answer=f"a kind of {kind}")
+
+
+def reading(rng: Random) -> Sample:
+    """A question that a sentence answers, in words."""
+    found = attribute_question(rng)
+    return Sample(text=f' text: " {found.text} " {found.question}', answer=found.answer)
+
+
+SKILLS: Mapping[str, tuple[Skill, float]] = {
+    "captioning": (captioning, 0.16),
+    "grounding": (grounding, 0.22),
+    "region": (region, 0.12),
+    "matching": (matching, 0.12),
+    "listing": (listing, 0.12),
+    "infilling": (infilling, 0.14),
+    "defining": (defining, 0.04),
+    "reading": (reading, 0.08),
+}
+"""Skill -> what makes its samples, and its share of the batches."""
