@@ -87,7 +87,7 @@ def read_description(path: Path) -> Description:
     image_size = content.get("image_size")
     if image_size is not None and type(image_size) is not int:
         faults.append(TaskError("image_size must be a whole number", f"{image_size!r}", "Write pixels."))
-    columns = _mapping(content, "columns", FIELDS, faults)
+    columns = _mapping(content, "columns", FIELDS + ("objects",) * bool(dataset_keys), faults)
     named = _mapping(content, "splits", tuple(SPLITS), faults)
     twice = {key for key in named if [SPLITS[other] for other in named].count(SPLITS[key]) > 1}
     if twice:

@@ -789,3 +789,10 @@ def test_a_file_of_another_kind_may_use_the_names_of_our_keys(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"text_a": "a", "label": "x"}\n{"text_a": "b", "label": "y"}\n')
     (tmp_path / "task.yaml").write_text("answers: 5\nbox_format: [1]\ndatasets: [glue]\nanswer: 3\n")
     assert load_task(tmp_path).candidates == ("x", "y")
+
+
+@pytest.mark.parametrize("setting", [{"box_format": "xywh"}, {"columns": {"text_a": "phrase"}}])
+def test_what_is_for_tables_is_refused_for_official_files(setting, tmp_path):
+    folder = write_dataset("refcoco", tmp_path / "data", **setting)
+    with pytest.raises(TaskError, match="must be of tables"):
+        load_task(folder)

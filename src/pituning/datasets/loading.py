@@ -36,6 +36,7 @@ def read_dataset(said: Description, files: Mapping[str, Path]) -> tuple[Descript
     if said.kind not in (None, dataset.kind):
         fix = "Leave kind out, or leave dataset out and describe the columns."
         raise TaskError(f"{dataset.name} must be of kind {dataset.kind}", f"kind {said.kind!r}", fix)
+    _check_tables_only(said, files)
     dataset = replace(dataset, prompt=said.prompt or dataset.prompt, words=_words(dataset, said.labels))
     answers = _candidate_answers(said, dataset)
     rows: dict[str, Rows] = {}
@@ -50,6 +51,18 @@ def read_dataset(said: Description, files: Mapping[str, Path]) -> tuple[Descript
     TaskError.collect(list(_unknown(rows, labels)) if labels else [])
     data = {split: tuple(example for _, example in found.examples) for split, found in rows.items()}
     return _completed(said, dataset, labels), data
+
+
+def _check_tables_only(said: Description, files: Mapping[str, Path]) -> None:
+    """Official files have their columns and corners; nothing about them can be said otherwise."""
+    official = [path.name for path in files.values() if path.suffix == ".tsv"]
+    given = [key for key in ("columns", "box_format") if getattr(said, key)]
+    if official and given:
+        raise TaskError(
+            "columns and box_format must be of tables (.parquet, .jsonl, .csv)",
+            f"{' and '.join(given)} for {', '.join(official)}",
+            "Remove them: .tsv files are read in the official format. Save other tables as .csv.",
+        )
 
 
 def _completed(said: Description, dataset: Dataset, labels: Mapping[str, str]) -> Description:

@@ -92,11 +92,11 @@ def fractions(corners: Corners, picture: Picture) -> Corners:
     x0, y0, x1, y1 = corners
     given = f"{x0:g},{y0:g},{x1:g},{y1:g} on {width} x {height} pixels"
     if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
-        fix = "Give pixels of the picture in the same row: corners, or say `box_format: xywh`."
+        fix = "Give pixels of the picture in the same row: corners, or (tables alone) say `box_format: xywh`."
         raise TaskError("must hold a box inside the picture", given, fix)
     x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)
     if not (x0 < x1 and y0 < y1):
-        fix = "Give the upper left corner first; for x, y, width, height say `box_format: xywh`."
+        fix = "Give the upper left corner first; a table of x, y, width, height says `box_format: xywh`."
         raise TaskError("must hold a box x0,y0,x1,y1 with x0 < x1 and y0 < y1", given, fix)
     return (x0 / width, y0 / height, x1 / width, y1 / height)
 

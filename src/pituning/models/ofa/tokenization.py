@@ -213,7 +213,11 @@ def _encoder_of(path: Path) -> dict[str, int]:
 def _pieces_of(path: Path, encoder: Mapping[str, int]) -> list[str]:
     """The piece on each line of dict.txt; a line that is no number (fairseq's fill-up words) is its own."""
     pieces = {str(index): piece for piece, index in encoder.items()}
-    symbols = [line.rpartition(" ")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise BackboneError(f"{path} is UTF-8 text", str(error), "Fetch the file again.") from error
+    symbols = [line.rpartition(" ")[0] for line in lines]
     faults = []
     if unknown := [symbol for symbol in symbols if symbol.isdecimal() and symbol not in pieces]:
         faults.append(f"{len(unknown)} lines name ids that encoder.json lacks ({_some(unknown)})")
