@@ -449,7 +449,7 @@ def test_file_that_cannot_be_opened_is_a_message(world: World, monkeypatch: pyte
     def locked(_: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "train.jsonl")
 
-    monkeypatch.setattr("pituning.cli.predict.load_task", locked)
+    monkeypatch.setattr("pituning.cli.predict.task_named", locked)
     outcome = call("predict", "x", "--pool", world.pool)
     refuse(outcome, "must be readable", "Permission denied: 'train.jsonl'", "Check the path")
 
