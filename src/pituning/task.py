@@ -263,8 +263,8 @@ def load_task(path: str | Path) -> Task:
         TaskError: files, settings or rows are at fault; the message names every fault found.
 
     Example:
-        >>> task = load_task("../shared/data/language/sst2")
-        >>> task.candidates, task.metric, len(task.train)
+        >>> task = load_task("sst2")  # doctest: +SKIP
+        >>> task.candidates, task.metric, len(task.train)  # doctest: +SKIP
         (('negative', 'positive'), 'accuracy', 5000)
     """
     said = read_description(Path(path))
