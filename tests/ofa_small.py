@@ -40,7 +40,7 @@ def model(settings: OfaConfig | None = None, *, seed: int = 0, **options: Any) -
     """Random weights, biases, norms and running statistics; eval mode."""
     found = OfaForConditionalGeneration._from_config(settings or config(), **options)
     generator = torch.Generator().manual_seed(seed)
-    for name, tensor in found.state_dict().items():
+    for name, tensor in sorted(found.state_dict().items()):
         if not tensor.is_floating_point() or name.endswith("version"):
             continue
         scale = 1.0 if "embed" in name and tensor.dim() == 2 else 0.3

@@ -210,18 +210,17 @@ def random_backbone() -> Ofa:
     return Ofa(found, OfaProcessor(OfaImageProcessor(size=64), reader), name="random")
 
 
-@pytest.mark.parametrize("prompt", ["none", "src", "prev_output"])
-def test_free_answers_are_what_greedy_decoding_writes_behind_the_prompt(
-    prompt: Any, random_backbone: Ofa
-) -> None:
-    backbone = random_backbone
-    task = replace(tiny.open_task(pictures=True), decoding=Decoding(decoder_prompt=prompt, max_new_tokens=6))
-    found = backbone.model
-    expected = [greedily(backbone, found, example, task, 6) for example in task.train]
-    assert all(expected)
-    assert prompt == "none" or len(set(expected)) > 1
-    assert backbone.predict(found, task.train, task) == expected
-    assert backbone.predict(found, task.train[:1], task) == expected[:1]
+def test_free_answers_are_what_greedy_decoding_writes_behind_the_prompt(random_backbone: Ofa) -> None:
+    found, written = random_backbone.model, set()
+    for prompt in ("none", "src", "prev_output"):
+        decoding = Decoding(decoder_prompt=prompt, max_new_tokens=6)  # type: ignore[arg-type]
+        task = replace(tiny.open_task(pictures=True), decoding=decoding)
+        expected = [greedily(random_backbone, found, example, task, 6) for example in task.train]
+        assert all(expected)
+        assert random_backbone.predict(found, task.train, task) == expected
+        assert random_backbone.predict(found, task.train[:1], task) == expected[:1]
+        written |= set(expected)
+    assert len(written) > 1
 
 
 def test_beams_and_limits_of_the_task_reach_the_search(random_backbone: Ofa) -> None:

@@ -253,14 +253,17 @@ def test_forced_prefixes_of_different_lengths_come_first() -> None:
         assert row[1 : 1 + len(wanted)] == wanted
 
 
-def test_a_range_leaves_only_its_tokens() -> None:
+def test_a_range_leaves_its_tokens_and_the_special_ones() -> None:
     found, inputs = model(), batch()
     inputs.pop("decoder_input_ids")
-    limits = Constraints(token_range=(40, 50))
-    tokens = found.generate(
-        **inputs, num_beams=2, min_new_tokens=4, max_new_tokens=5, constraints=limits, do_sample=False
-    )
-    assert ((tokens[:, 1:5] >= 40) & (tokens[:, 1:5] < 50)).all()
+    options = {"num_beams": 2, "min_new_tokens": 4, "max_new_tokens": 5, "do_sample": False}
+
+    def outside(limits: Constraints) -> bool:
+        tokens = found.generate(**inputs, **options, constraints=limits)[:, 1:5]
+        return bool((((tokens >= 4) & (tokens < 40)) | (tokens >= 50)).any())
+
+    assert not outside(Constraints(token_range=(40, 50), unk_penalty=100.0))
+    assert outside(Constraints(unk_penalty=100.0))
 
 
 def test_beams_do_not_depend_on_the_cache_or_the_batch() -> None:

@@ -71,3 +71,33 @@ class OfaPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
         if "image_position_idx" in module._buffers:
             ids = code_position_ids(config.code_image_size, config.image_bucket_size)
             init.copy_(module.image_position_idx, ids)
+
+
+class OfaStack(OfaPreTrainedModel):
+    """What encoder and decoder both hold: embeddings, positions and their tables; abstract.
+
+    Args:
+        config: the shape.
+        heads: of each attention.
+        layers: how many.
+    """
+
+    def __init__(self, config: OfaConfig, *, heads: int, layers: int) -> None:
+        super().__init__(config)
+        width, side, rows = config.d_model, config.image_bucket_size, config.max_position_embeddings
+        self.register_buffer("version", torch.tensor([3.0]))
+        self.register_buffer("token_rp_bucket", token_buckets(config.token_bucket_size, rows))
+        self.register_buffer("image_rp_bucket", image_buckets(side))
+        self.embed_tokens = nn.Embedding(config.vocab_size, width, config.pad_token_id)
+        self.embed_scale = width**0.5 if config.scale_embedding else 1.0
+        self.layernorm_embedding = nn.LayerNorm(width) if config.layernorm_embedding else nn.Identity()
+        self.embed_positions = nn.Embedding(rows + 2, width)
+        self.embed_image_positions = nn.Embedding(side * side + 1, width)
+        self.pos_ln = nn.LayerNorm(width)
+        self.image_pos_ln = nn.LayerNorm(width)
+        self.token_rel_pos_table_list = nn.ModuleList(
+            nn.Embedding(2 * config.token_bucket_size - 1, heads) for _ in range(layers)
+        )
+        self.image_rel_pos_table_list = nn.ModuleList(
+            nn.Embedding((2 * side - 1) ** 2 + 3, heads) for _ in range(layers)
+        )

@@ -10,21 +10,19 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from pituning.errors import BackboneError
-from pituning.models.ofa.base import OfaPreTrainedModel
+from pituning.models.ofa.base import OfaStack
 from pituning.models.ofa.configuration import OfaConfig
 from pituning.models.ofa.layers import OfaDecoderLayer
 from pituning.models.ofa.outputs import OfaEncoderOutput
 from pituning.models.ofa.positions import (
     absolute_bias,
     code_position_ids,
-    image_buckets,
     relative_bias,
-    token_buckets,
 )
 from pituning.models.ofa.residual import rising_rates
 
 
-class OfaDecoder(OfaPreTrainedModel):
+class OfaDecoder(OfaStack):
     """Encoder states and the tokens so far to features of the next ones.
 
     Args:
@@ -33,38 +31,20 @@ class OfaDecoder(OfaPreTrainedModel):
     """
 
     def __init__(self, config: OfaConfig, *, with_projection: bool = False) -> None:
-        super().__init__(config)
-        width, side, heads = config.d_model, config.image_bucket_size, config.decoder_attention_heads
-        layers = config.decoder_layers
-        self.register_buffer("version", torch.tensor([3.0]))
-        self.register_buffer(
-            "token_rp_bucket", token_buckets(config.token_bucket_size, config.max_position_embeddings)
-        )
-        self.register_buffer("image_rp_bucket", image_buckets(side))
-        self.register_buffer("image_position_idx", code_position_ids(config.code_image_size, side))
-        self.embed_tokens = nn.Embedding(config.vocab_size, width, config.pad_token_id)
-        self.embed_scale = width**0.5 if config.scale_embedding else 1.0
-        self.layernorm_embedding = nn.LayerNorm(width) if config.layernorm_embedding else nn.Identity()
+        super().__init__(config, heads=config.decoder_attention_heads, layers=config.decoder_layers)
+        width = config.d_model
+        codes = code_position_ids(config.code_image_size, config.image_bucket_size)
+        self.register_buffer("image_position_idx", codes)
         self.code_layernorm_embedding = (
             nn.LayerNorm(width) if config.code_layernorm_embedding else nn.Identity()
         )
-        self.embed_positions = nn.Embedding(config.max_position_embeddings + 2, width)
-        self.embed_image_positions = nn.Embedding(side * side + 1, width)
-        self.pos_ln = nn.LayerNorm(width)
-        self.image_pos_ln = nn.LayerNorm(width)
         self.self_pos_q_linear = nn.Linear(width, width)
         self.self_pos_k_linear = nn.Linear(width, width)
         self.cross_pos_q_linear = nn.Linear(width, width)
         self.cross_pos_k_linear = nn.Linear(width, width)
-        rates = rising_rates(config.decoder_drop_path_rate, layers)
+        rates = rising_rates(config.decoder_drop_path_rate, config.decoder_layers)
         self.layers = nn.ModuleList(OfaDecoderLayer(config, index, rate) for index, rate in enumerate(rates))
         self.layer_norm = nn.LayerNorm(width) if config.decoder_normalize_before else nn.Identity()
-        self.token_rel_pos_table_list = nn.ModuleList(
-            nn.Embedding(2 * config.token_bucket_size - 1, heads) for _ in range(layers)
-        )
-        self.image_rel_pos_table_list = nn.ModuleList(
-            nn.Embedding((2 * side - 1) ** 2 + 3, heads) for _ in range(layers)
-        )
         if with_projection:
             self.output_projection = nn.Linear(width, config.vocab_size, bias=False)
         self.post_init()

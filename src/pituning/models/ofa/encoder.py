@@ -8,38 +8,27 @@ import torch
 from torch import Tensor, nn
 
 from pituning.errors import BackboneError
-from pituning.models.ofa.base import OfaPreTrainedModel
+from pituning.models.ofa.base import OfaStack
 from pituning.models.ofa.configuration import OfaConfig
 from pituning.models.ofa.layers import OfaEncoderLayer
 from pituning.models.ofa.outputs import OfaEncoderOutput
 from pituning.models.ofa.positions import (
     absolute_bias,
-    image_buckets,
     patch_ids,
     relative_bias,
-    token_buckets,
 )
 from pituning.models.ofa.residual import rising_rates
 from pituning.models.ofa.stem import EXPANSION, ResNetStem
 
 
-class OfaEncoder(OfaPreTrainedModel):
+class OfaEncoder(OfaStack):
     """Pictures and text to states."""
 
     main_input_name = "input_ids"
 
     def __init__(self, config: OfaConfig) -> None:
-        super().__init__(config)
-        width, side, heads = config.d_model, config.image_bucket_size, config.encoder_attention_heads
-        layers = config.encoder_layers
-        self.register_buffer("version", torch.tensor([3.0]))
-        self.register_buffer(
-            "token_rp_bucket", token_buckets(config.token_bucket_size, config.max_position_embeddings)
-        )
-        self.register_buffer("image_rp_bucket", image_buckets(side))
-        self.embed_tokens = nn.Embedding(config.vocab_size, width, config.pad_token_id)
-        self.embed_scale = width**0.5 if config.scale_embedding else 1.0
-        self.layernorm_embedding = nn.LayerNorm(width) if config.layernorm_embedding else nn.Identity()
+        super().__init__(config, heads=config.encoder_attention_heads, layers=config.encoder_layers)
+        width = config.d_model
         self.type_embedding = nn.Embedding(2, width) if config.add_type_embedding else None
         self.embed_images = ResNetStem(
             config.blocks,
@@ -52,21 +41,11 @@ class OfaEncoder(OfaPreTrainedModel):
         self.patch_layernorm_embedding = (
             nn.LayerNorm(width) if config.patch_layernorm_embedding else nn.Identity()
         )
-        self.embed_positions = nn.Embedding(config.max_position_embeddings + 2, width)
-        self.embed_image_positions = nn.Embedding(side * side + 1, width)
-        self.pos_ln = nn.LayerNorm(width)
-        self.image_pos_ln = nn.LayerNorm(width)
         self.pos_q_linear = nn.Linear(width, width)
         self.pos_k_linear = nn.Linear(width, width)
-        rates = rising_rates(config.encoder_drop_path_rate, layers)
+        rates = rising_rates(config.encoder_drop_path_rate, config.encoder_layers)
         self.layers = nn.ModuleList(OfaEncoderLayer(config, index, rate) for index, rate in enumerate(rates))
         self.layer_norm = nn.LayerNorm(width) if config.encoder_normalize_before else nn.Identity()
-        self.token_rel_pos_table_list = nn.ModuleList(
-            nn.Embedding(2 * config.token_bucket_size - 1, heads) for _ in range(layers)
-        )
-        self.image_rel_pos_table_list = nn.ModuleList(
-            nn.Embedding((2 * side - 1) ** 2 + 3, heads) for _ in range(layers)
-        )
         self.post_init()
 
     def forward(
