@@ -337,21 +337,22 @@ def _load(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, key: 
             f"{file} is of another run",
             "Give the same options, or leave --resume out to start again.",
         )
-    _restore(module, _under("now.", tensors))
+    _restore(module, under("now.", tensors))
     packed = optimizer.state_dict()
-    for name, value in _under("adam.", tensors).items():
+    for name, value in under("adam.", tensors).items():
         index, _, moment = name.partition(".")
         packed["state"].setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict(packed)
-    restore_random_state(_under("random.", tensors), next(module.parameters()).device)
+    restore_random_state(under("random.", tensors), next(module.parameters()).device)
     return _State(
         epoch=facts["epoch"],
         best_epoch=facts["best_epoch"],
         best=None if facts["best"] is None else Evaluation(**facts["best"]),
         history=facts["history"],
-        best_tensors=_under("best.", tensors),
+        best_tensors=under("best.", tensors),
     )
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -33,8 +33,8 @@ from pituning.models.ofa.conversion import (
     light_model,
     write_model,
 )
-from pituning.models.ofa.entries import some
 from pituning.models.ofa.petl import Official, Parts, experts_of, take_apart
+from pituning.spelling import listed
 
 CONFIGS: dict[str, Callable[..., PeftConfig]] = {
     "adapter": BottleneckConfig,
@@ -161,6 +161,6 @@ def _start(official: Official, config: PeftConfig, options: ConversionConfig) ->
 def _no_clean_base(parts: Parts) -> BackboneError:
     return BackboneError(
         "the copies of a projection in an interpolated LoRA must be one backbone",
-        f"they differ in {some(parts.differing)}: LoRA was added to the weights before they were saved",
+        f"they differ in {listed(parts.differing)}: LoRA was added to the weights before they were saved",
         "Name the clean model with --backbone.",
     )

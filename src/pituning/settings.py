@@ -8,20 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pituning import metrics
 from pituning.errors import TaskError
 from pituning.inferred import MODALITIES
-from pituning.spelling import did_you_mean
-
-_NAMES_SHOWN = 20
-
-
-def listed(names: Sequence[str]) -> str:
-    """The names with commas; of many the first, and how many more.
-
-    Example:
-        >>> listed(["no", "yes"])
-        'no, yes'
-    """
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
+from pituning.spelling import did_you_mean, listed
 
 
 def setting_faults(

@@ -1,9 +1,9 @@
-"""What a mistyped name may have been meant to be."""
+"""Names in messages: what a mistyped one may have been meant to be, and long lists of them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
@@ -15,3 +15,17 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(word, list(names), n=1)
     return f"Did you mean {near[0]!r}? " if near else ""
+
+
+_NAMES_SHOWN = 20
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names with commas; of many the first, and how many more.
+
+    Example:
+        >>> listed(["no", "yes"])
+        'no, yes'
+    """
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more

@@ -19,8 +19,8 @@ from pituning.few_shot import draw
 from pituning.gold import chosen, confidences, gold_of
 from pituning.inferred import KINDS, MODALITIES, infer_kind, infer_labels, infer_metric, infer_modality
 from pituning.readers import find_splits, read_split
-from pituning.settings import listed, setting_faults
-from pituning.spelling import did_you_mean
+from pituning.settings import setting_faults
+from pituning.spelling import did_you_mean, listed
 
 __all__ = ["KINDS", "MODALITIES", "Decoding", "Example", "Task", "load_task"]
 

@@ -61,7 +61,7 @@ class Ofa(Backbone):
 
     def collate(self, examples: Sequence[Example], task: Task, *, independent: bool = False) -> Batch:
         """Encoder inputs; what the decoder reads, what it should say, where that counts, and how much."""
-        pictures = [example.open_image() if example.image else None for example in examples]
+        pictures = _pictures(examples)
         sources = self._sources(examples, task)
         padding, end = self.tokenizer.pad_token_id, [self.tokenizer.eos_token_id] * task.decoding.ends
         fed, said = [], []
@@ -80,16 +80,14 @@ class Ofa(Backbone):
 
     def nll(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
         """Summed over the answer's tokens, times the confidence in the answer (VQA)."""
-        inputs = {name: value for name, value in batch.items() if name in DECODED}
-        logits = model(**inputs, use_cache=False).logits
+        logits = _logits(model, batch)
         return answer_nll(logits, batch["labels"], batch["label_mask"]) * batch["answer_weights"]
 
     def loss(self, model: nn.Module, batch: Batch, label_smoothing: float) -> Float[Tensor, " batch"]:
         """`nll`, smoothed over the other candidates' tokens, or over the vocabulary where there are none."""
         if not label_smoothing:
             return self.nll(model, batch)
-        inputs = {name: value for name, value in batch.items() if name in DECODED}
-        logits = model(**inputs, use_cache=False).logits
+        logits = _logits(model, batch)
         allowed = None
         if "allowed" in batch:
             spare = logits.new_zeros(*logits.shape[:2], logits.shape[2] + 1, dtype=torch.bool)
@@ -102,7 +100,7 @@ class Ofa(Backbone):
     ) -> Float[Tensor, "batch candidates"]:
         """Each token's probability is taken among those that the candidates allow in its place."""
         chosen = self._plan(task)
-        pictures = [example.open_image() if example.image else None for example in examples]
+        pictures = _pictures(examples)
         sources = self._sources(examples, task)
         prompts = [self._decoder_prompt(source, task) for source in sources]
         encoded = self._encoded(model, self.on_device(self._encoder_inputs(sources, pictures, task)))
@@ -127,20 +125,20 @@ class Ofa(Backbone):
 
     def generate(self, model: nn.Module, examples: Sequence[Example], task: Task) -> list[str]:
         """Beam search as OFA's, behind the task's decoder prompt; a box as "x0 y0 x1 y1" of 0..999."""
-        prompts = [self._decoder_prompt(source, task) for source in self._sources(examples, task)]
+        sources = self._sources(examples, task)
+        prompts = [self._decoder_prompt(source, task) for source in sources]
         answers = [""] * len(examples)
         for length in sorted(set(map(len, prompts))):  # prompts go first, so a batch's are of one length
             rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
-            chunk = [examples[row] for row in rows]
+            pictures = _pictures([examples[row] for row in rows])
+            inputs = self._encoder_inputs([sources[row] for row in rows], pictures, task)
             start = torch.tensor([prompts[row] for row in rows], device=self.device)
-            for row, answer in zip(rows, self._written(model, chunk, start, task), strict=True):
+            for row, answer in zip(rows, self._written(model, inputs, start, task), strict=True):
                 answers[row] = answer
         return answers
 
-    def _written(self, model: nn.Module, examples: Sequence[Example], start: Tensor, task: Task) -> list[str]:
+    def _written(self, model: nn.Module, inputs: Batch, start: Tensor, task: Task) -> list[str]:
         """What the search writes behind `start`, int64 [examples, tokens]."""
-        pictures = [example.open_image() if example.image else None for example in examples]
-        inputs = self._encoder_inputs(self._sources(examples, task), pictures, task)
         decoding, boxes = task.decoding, _draws_boxes(task)
         least, most = (4, 4) if boxes else (decoding.min_new_tokens, decoding.max_new_tokens)
         generator: Any = model
@@ -261,6 +259,17 @@ class Ofa(Backbone):
         own: Any = model
         base = own.get_base_model() if hasattr(model, "get_base_model") else own
         return {"encoder_outputs": base.get_encoder()(**inputs)}
+
+
+def _pictures(examples: Sequence[Example]) -> list[Image | None]:
+    return [example.open_image() if example.image else None for example in examples]
+
+
+def _logits(model: nn.Module, batch: Batch) -> Float[Tensor, "batch tokens vocabulary"]:
+    """Of every token that the decoder reads."""
+    inputs = {name: value for name, value in batch.items() if name in DECODED}
+    logits: Tensor = model(**inputs, use_cache=False).logits
+    return logits
 
 
 def _draws_boxes(task: Task) -> bool:

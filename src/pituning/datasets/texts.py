@@ -16,7 +16,7 @@ def clean_caption(text: str, max_words: int | None = None) -> str:
         >>> clean_caption("left/most  zebra-like thing (not the <person>)")
         'left most zebra like thing (not the person)'
     """
-    return _clean(text.lower().lstrip(_LEADING).replace("-", " ").replace("/", " "), max_words, person=True)
+    return _clean(text, max_words, person=True)
 
 
 def clean_question(text: str, max_words: int | None = None) -> str:
@@ -26,7 +26,7 @@ def clean_question(text: str, max_words: int | None = None) -> str:
         >>> clean_question("What color - is the  car ")
         'what color is the car'
     """
-    return _clean(text.lower().lstrip(_LEADING).replace("-", " ").replace("/", " "), max_words, person=False)
+    return _clean(text, max_words, person=False)
 
 
 def clean_sentence(text: str, max_words: int | None = None) -> str:
@@ -60,6 +60,7 @@ def caption_reference(text: str) -> str:
 
 
 def _clean(text: str, max_words: int | None, *, person: bool) -> str:
+    text = text.lower().lstrip(_LEADING).replace("-", " ").replace("/", " ")
     if person:
         text = text.replace("<person>", "person")
     text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")

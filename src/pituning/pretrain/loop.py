@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from pituning.errors import TrainingError
+from pituning.fit import under
 from pituning.models.ofa import OfaForConditionalGeneration
+from pituning.models.ofa.entries import is_computed
 from pituning.pretrain.config import PretrainConfig
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "curve.json"
@@ -132,7 +135,7 @@ def _unique(state: dict[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     kept = {}
     for name, tensor in state.items():
-        if tensor.data_ptr() in seen or "_bucket" in name or name.endswith(("version", "position_idx")):
+        if tensor.data_ptr() in seen or is_computed(name):
             continue
         seen.add(tensor.data_ptr())
         kept[name] = tensor.contiguous()
@@ -142,8 +145,6 @@ def _unique(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _resume(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: PretrainConfig, folder: Path
 ) -> list[dict[str, Any]]:
-    from safetensors import safe_open
-
     file = folder / CHECKPOINT
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,15 +158,11 @@ def _resume(
             "Give the same options, or another --out.",
         )
     tensors = load_file(file)
-    model.load_state_dict(_under("model.", tensors), strict=False)
+    model.load_state_dict(under("model.", tensors), strict=False)
     packed = optimizer.state_dict()
-    for name, value in _under("adam.", tensors).items():
+    for name, value in under("adam.", tensors).items():
         index, _, moment = name.partition(".")
         packed["state"].setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict(packed)
     curve: list[dict[str, Any]] = json.loads((folder / CURVE).read_text())
     return curve[: int(facts["steps"])]
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

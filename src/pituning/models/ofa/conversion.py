@@ -16,13 +16,14 @@ from pituning.errors import BackboneError
 from pituning.models.ofa.archives import Weight
 from pituning.models.ofa.checkpoint import Checkpoint, open_checkpoint, read_config
 from pituning.models.ofa.configuration import OfaConfig
-from pituning.models.ofa.entries import BATCHES, TOKENS, entries_of, is_computed, some
+from pituning.models.ofa.entries import BATCHES, TOKENS, entries_of, is_computed
 from pituning.models.ofa.image_processing import OfaImageProcessor
 from pituning.models.ofa.modeling import OfaForConditionalGeneration
 from pituning.models.ofa.processing import OfaProcessor
 from pituning.models.ofa.safetensors_stream import write_safetensors
 from pituning.models.ofa.shape import config_of
 from pituning.models.ofa.tokenization import BPE_FILES, OfaTokenizer
+from pituning.spelling import listed
 
 PORT_NAMES = (
     (r"(encoder\.layers\.\d+)\.self_attn_mid_layer_norm\.", r"\1.attn_ln."),
@@ -211,7 +212,7 @@ def light_model(folder: Path, config: OfaConfig) -> OfaForConditionalGeneration:
     if missing:
         raise BackboneError(
             "a converted OFA holds all weights that its config.json describes",
-            f"{folder} without {some(missing)}",
+            f"{folder} without {listed(missing)}",
             "Convert the model again.",
         )
     return model  # type: ignore[no-any-return]

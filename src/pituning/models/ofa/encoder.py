@@ -81,7 +81,8 @@ class OfaEncoder(OfaStack):
             visible = input_ids.ne(self.config.pad_token_id)
         else:
             visible = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        x, positions, ids = self._embed_tokens(tokens)
+        x, positions = self._embed_tokens(tokens)
+        ids = None
         if patch_images is not None:
             patches, patch_positions, ids = self._embed_patches(patch_images)
             shown = torch.ones(patches.shape[:2], dtype=torch.bool, device=x.device)
@@ -106,7 +107,7 @@ class OfaEncoder(OfaStack):
             position_embeddings=positions.expand(x.shape[0], -1, -1),
         )
 
-    def _embed_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _embed_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Embedded tokens [b, t, d] and their positions [t, d]."""
         length = tokens.shape[1]
         if length > self.config.max_position_embeddings:
@@ -121,7 +122,7 @@ class OfaEncoder(OfaStack):
             x = x + self.type_embedding.weight[0]
         x = self.layernorm_embedding(x)
         x = nn.functional.dropout(x, self.config.dropout, self.training)
-        return x, self.pos_ln(places), None
+        return x, self.pos_ln(places)
 
     def _embed_patches(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embedded patches [b, p, d], their positions [p, d] and their ids [p]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -16,11 +16,11 @@ from pituning.models.ofa.configuration import OfaConfig
 from pituning.models.ofa.modeling import OfaForConditionalGeneration
 from pituning.models.ofa.positions import image_buckets, token_buckets
 from pituning.models.ofa.safetensors_stream import Entry
+from pituning.spelling import listed
 
 TOKENS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
 PLACES = ("encoder.embed_image_positions.weight", "decoder.embed_image_positions.weight")
 BATCHES = ".num_batches_tracked"
-LISTED = 20
 
 
 def entries_of(
@@ -76,7 +76,7 @@ def _check_names(
     if any(faults.values()):
         raise BackboneError(
             "a checkpoint must hold exactly the tensors of the model that its shapes describe",
-            "; ".join(f"{what}: {some(names)}" for what, names in faults.items() if names),
+            "; ".join(f"{what}: {listed(names)}" for what, names in faults.items() if names),
             "Use a whole checkpoint of one OFA.",
         )
 
@@ -139,9 +139,3 @@ def _bucket_notes(weights: Mapping[str, Weight], config: OfaConfig) -> list[str]
             if weight is not None and (weight.shape != tuple(table.shape) or not weight.read().equal(table)):
                 found.append(f"{part}.{name} is not the official table; the model uses the official one.")
     return found
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of the names."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
