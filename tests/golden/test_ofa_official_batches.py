@@ -18,6 +18,7 @@ from pituning.datasets import dataset_named
 from pituning.datasets.files import read_rows
 from pituning.decoding import Decoding
 from pituning.models.ofa import OfaForConditionalGeneration, OfaImageProcessor, OfaProcessor, OfaTokenizer
+from pituning.models.ofa.image_processing import IMAGENET_MEAN, IMAGENET_STD
 from pituning.task import Task
 
 DATA = Path(__file__).parents[3] / "shared" / "ofa" / "data-parity"
@@ -39,11 +40,16 @@ def known() -> dict[str, Any]:
 
 
 @cache
-def backbone() -> Ofa:
-    """The whole vocabulary on a small model; no weight matters here."""
+def backbone(*, imagenet: bool) -> Ofa:
+    """The whole vocabulary on a small model; no weight matters here.
+
+    Args:
+        imagenet: pixels are centred as for ImageNet, an option of the official code that is off by default.
+    """
     tokenizer = OfaTokenizer.from_bpe_folder(DATA.parent / "vocab")
     model = OfaForConditionalGeneration(config(vocab_size=len(tokenizer), image_bucket_size=42))
-    return Ofa(model, OfaProcessor(OfaImageProcessor(), tokenizer), name="official")
+    centre = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD} if imagenet else {}
+    return Ofa(model, OfaProcessor(OfaImageProcessor(**centre), tokenizer), name="official")
 
 
 def task_of(key: str, case: dict[str, Any]) -> Task:
@@ -85,8 +91,9 @@ def test_tokens_boxes_masks_and_pixels_are_the_official_ones(key: str) -> None:
     case = known()[key]
     task = task_of(key, case)
     pictures = load_file(DATA / "patch_images.safetensors")
+    reader = backbone(imagenet=case.get("imagenet_default_mean_and_std", False))
     for row, (example, item) in enumerate(zip(task.train, case["items"], strict=True)):
-        batch = backbone().collate([example], task)
+        batch = reader.collate([example], task)
         assert batch["input_ids"][0].tolist() == item["source"]
         if task.kind == "captioning" and case.get("split") != "train":
             continue  # the official code joins all references there, and trains on none

@@ -253,6 +253,27 @@ def test_forced_prefixes_of_different_lengths_come_first() -> None:
         assert row[1 : 1 + len(wanted)] == wanted
 
 
+def test_a_soft_prefix_leaves_other_tokens_a_nat_below_the_least_likely_of_the_batch() -> None:
+    found, inputs = model(), batch()
+    start = inputs | {"decoder_input_ids": torch.zeros(3, 1, dtype=torch.long)}
+    with torch.no_grad():
+        scores = found(**start).logits[:, 0].log_softmax(dim=-1)
+    wanted = int(scores[0].argmax())
+    padding = scores[1:, 1].min()
+    assert padding < scores[0, wanted]
+    inputs.pop("decoder_input_ids")
+    output = found.generate(
+        **inputs,
+        num_beams=2,
+        max_new_tokens=2,
+        constraints=Constraints(prefix_tokens=torch.tensor([[wanted], [1], [1]]), soft_prefix=True),
+        return_dict_in_generate=True,
+        do_sample=False,
+    )
+    first = {h.tokens[0] == wanted: h.positional_scores[0] for h in output.hypotheses[0]}
+    assert first == pytest.approx({True: float(scores[0, wanted]), False: float(padding - 1)}, abs=1e-4)
+
+
 def test_a_range_leaves_its_tokens_and_the_special_ones() -> None:
     found, inputs = model(), batch()
     inputs.pop("decoder_input_ids")

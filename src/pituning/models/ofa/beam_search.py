@@ -57,7 +57,8 @@ class Constraints:
         trie: allowed sequences, from the start token on.
         prefix_tokens: tokens to begin with, int64 [b, longest], padding at the end; the trie begins after.
         soft_prefix: do as π-Tuning's copy of the code does where there is no trie: other tokens than the
-            prefix's stay possible, as unlikely as the least likely prefix token and a nat more.
+            prefix's stay possible, as unlikely as the least likely prefix token of the batch and a nat more
+            (padding behind a shorter prefix counts as one).
         token_range: of the ordinary tokens (from 4 on) only those from its first to before its last.
         unk_penalty: taken off the log-probability of `<unk>`.
     """
@@ -214,11 +215,15 @@ class _Search:
         return 0 if prefix is None else int(prefix[row // self.beams].ne(self.pad).sum())
 
     def _force(self, scores: Tensor, wanted: Tensor) -> None:
-        """Leave only the prefix's tokens where `wanted` is not padding."""
+        """Leave only the prefix's tokens where `wanted` is not padding.
+
+        The soft way takes the least likely of the whole batch, where prefixes that have ended count with the
+        log-probability of padding.
+        """
         chosen = scores.gather(1, wanted[:, None])
         rows = wanted.ne(self.pad)
         soft = self.constraints.soft_prefix and self.constraints.trie is None
-        scores[rows] = chosen[rows].min() - 1 if soft and rows.any() else LOWEST
+        scores[rows] = chosen.min() - 1 if soft else LOWEST
         scores[rows] = scores[rows].scatter(1, wanted[rows, None], chosen[rows])
 
     def _finish(self, ends: Tensor, best: Tensor, rows: Tensor) -> None:
