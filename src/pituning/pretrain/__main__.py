@@ -24,9 +24,8 @@ from pituning.models.ofa import (
     OfaTokenizer,
 )
 from pituning.pretrain.config import SHAPE, PretrainConfig
-from pituning.pretrain.loop import Batches, train
-from pituning.pretrain.samples import collate
-from pituning.pretrain.skills import SKILLS
+from pituning.pretrain.loop import train
+from pituning.pretrain.mixture import Mixture
 from pituning.pretrain.vocabulary import learn_vocabulary
 
 
@@ -54,26 +53,18 @@ def main() -> int:
 
 def pretrain(config: PretrainConfig, out: Path, *, stop_after: int | None = None) -> None:
     """Tokenizer, model and training; `out/model` is a folder that `load_backbone` reads."""
-    tokenizer = learn_vocabulary(config)
+    mixture = Mixture.of(config)
+    tokenizer = learn_vocabulary(config, mixture)
     torch.manual_seed(config.seed)
     model = OfaForConditionalGeneration(OfaConfig(vocab_size=len(tokenizer), **SHAPE))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    curve = train(model, batches_of(tokenizer, config), config, out / "work", stop_after=stop_after)
+
+    def batches(rng: Random) -> tuple[str, dict[str, Tensor]]:
+        return mixture.batch(rng, config.batch_size, tokenizer)
+
+    curve = train(model, batches, config, out / "work", stop_after=stop_after)
     if len(curve) == config.steps:
         write(model, tokenizer, out / "model")
-
-
-def batches_of(tokenizer: OfaTokenizer, config: PretrainConfig) -> Batches:
-    """A step's generator to its batch: one skill a batch, so that little is padded."""
-    names = list(SKILLS)
-    shares = [share for _, share in SKILLS.values()]
-
-    def batch(rng: Random) -> tuple[str, dict[str, Tensor]]:
-        name = rng.choices(names, shares)[0]
-        samples = [SKILLS[name][0](rng) for _ in range(config.batch_size)]
-        return name, collate(samples, tokenizer, PIXELS)
-
-    return batch
 
 
 def write(model: OfaForConditionalGeneration, tokenizer: OfaTokenizer, folder: Path) -> None:

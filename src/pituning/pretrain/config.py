@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pituning.errors import ConfigError
@@ -37,10 +38,17 @@ class PretrainConfig:
     warmup: float = field(default=0.05, metadata={"help": "part of the steps over which the rate rises"})
     weight_decay: float = field(default=0.02, metadata={"help": "decoupled, as in AdamW"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    pieces: int = field(default=3000, metadata={"help": "size of the byte-level BPE vocabulary"})
+    pieces: int = field(default=4000, metadata={"help": "size of the byte-level BPE vocabulary"})
     bins: int = field(default=64, metadata={"help": "box tokens"})
     checkpoint_every: int = field(default=500, metadata={"help": "updates between checkpoints"})
+    fp32: bool = field(default=False, metadata={"help": "multiply in float32, not in bfloat16"})
+    emoji: Path | None = field(default=None, metadata={"help": "folder of npm emoji-datasource-google"})
+    wordnet: Path | None = field(default=None, metadata={"help": "folder of Debian's wordnet-base"})
     seed: int = field(default=0, metadata={"help": "of weights, pictures, texts and their order"})
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON: of the sources, whether they were there."""
+        return {**asdict(self), "emoji": self.emoji is not None, "wordnet": self.wordnet is not None}
 
     def __post_init__(self) -> None:
         """Collect what is out of range."""

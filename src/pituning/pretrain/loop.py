@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import random
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from pituning.pretrain.config import PretrainConfig
 CHECKPOINT, CURVE = "checkpoint.safetensors", "curve.json"
 
 Batches = Callable[[random.Random], tuple[str, dict[str, Tensor]]]
-"""A generator to a batch, and the name of the skill that it teaches."""
+"""A generator to a batch, and the name of the kind that it is of."""
 
 
 def train(
@@ -45,7 +43,7 @@ def train(
     where an uninterrupted one does.
 
     Returns:
-        The loss curve: step, skill and loss of every update.
+        The loss curve: step, kind and loss of every update.
 
     Raises:
         TrainingError: the loss is not finite, or the checkpoint is of another configuration.
@@ -58,11 +56,11 @@ def train(
     last = min(config.steps, stop_after or config.steps)
     bar = tqdm(range(len(curve), last), disable=not progress, initial=len(curve), total=last)
     for step in bar:
-        skill, batch = batches(random.Random(f"{config.seed} step {step}"))
+        kind, batch = batches(random.Random(f"{config.seed} step {step}"))
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
         loss = _update(model, optimizer, {n: t.to(device) for n, t in batch.items()}, config, step)
-        curve.append({"step": step, "skill": skill, "loss": loss})
-        bar.set_postfix_str(f"{skill} {loss:.3f}")
+        curve.append({"step": step, "kind": kind, "loss": loss})
+        bar.set_postfix_str(f"{kind} {loss:.3f}")
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == last:
             _save(model, optimizer, config, folder, curve)
     return curve
@@ -86,8 +84,8 @@ def _update(
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * _schedule(step, config)
     optimizer.zero_grad(set_to_none=True)
-    on_gpu = batch["input_ids"].device.type == "cuda"
-    with torch.autocast("cuda", dtype=torch.bfloat16) if on_gpu else contextlib.nullcontext():
+    device = batch["input_ids"].device.type
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=not config.fp32):
         loss: Tensor = model(**batch).loss
     if not bool(torch.isfinite(loss)):
         raise TrainingError(
@@ -119,7 +117,7 @@ def _save(
     tensors = {f"model.{n}": t for n, t in _unique(model.state_dict()).items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
-    facts = {"config": json.dumps(asdict(config)), "steps": str(len(curve))}
+    facts = {"config": json.dumps(config.facts()), "steps": str(len(curve))}
     _swap(folder / CURVE, lambda path: path.write_text(json.dumps(curve)))
     _swap(folder / CHECKPOINT, lambda path: save_file(tensors, path, metadata=facts))
 
@@ -151,7 +149,7 @@ def _resume(
         return []
     with safe_open(file, framework="pt") as stored:
         facts = stored.metadata()
-    if json.loads(facts["config"]) != asdict(config):
+    if json.loads(facts["config"]) != config.facts():
         raise TrainingError(
             "a run goes on with the configuration it was started with",
             f"{file} is of another",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pituning.backbones.base import pad
+from pituning.decoding import DecoderPrompt
 from pituning.models.ofa import OfaTokenizer
 
 Picture = NDArray[np.uint8]
@@ -27,12 +28,14 @@ class Sample:
         answer: words, or a box.
         picture: [side, side, 3].
         box: of a region that the text asks about.
+        decoder_prompt: what the decoder reads before the answer, as in `pituning.decoding`.
     """
 
     text: str
     answer: str | Box
     picture: Picture | None = None
     box: Box | None = None
+    decoder_prompt: DecoderPrompt = "none"
 
 
 def box_tokens(box: Box, tokenizer: OfaTokenizer) -> list[int]:
@@ -61,17 +64,28 @@ def answer_tokens(sample: Sample, tokenizer: OfaTokenizer) -> list[int]:
     return [*tokens, tokenizer.eos_token_id]
 
 
+def _prompt(sample: Sample, source: list[int]) -> list[int]:
+    """What the decoder reads first."""
+    return {"none": source[:1], "src": source, "prev_output": source[:-1]}[sample.decoder_prompt]
+
+
 def collate(samples: Sequence[Sample], tokenizer: OfaTokenizer, side: int) -> dict[str, Tensor]:
     """The model's inputs and `labels`, -100 where there is none; pictures as the image processor has them.
 
     Without any picture there are no patches, and the model reads text alone.
     """
-    sources, mask = pad([source_tokens(sample, tokenizer) for sample in samples], tokenizer.pad_token_id)
-    answers, said = pad([answer_tokens(sample, tokenizer) for sample in samples], -100)
+    sources = [source_tokens(sample, tokenizer) for sample in samples]
+    tokens, mask = pad(sources, tokenizer.pad_token_id)
+    prompts = [_prompt(sample, source) for sample, source in zip(samples, sources, strict=True)]
+    answers = [answer_tokens(sample, tokenizer) for sample in samples]
+    said = list(zip(prompts, answers, strict=True))
     batch = {
-        "input_ids": sources,
+        "input_ids": tokens,
         "attention_mask": mask,
-        "labels": answers.masked_fill(said == 0, -100),
+        "decoder_input_ids": pad([before + answer[:-1] for before, answer in said], tokenizer.pad_token_id)[
+            0
+        ],
+        "labels": pad([[-100] * (len(before) - 1) + answer for before, answer in said], -100)[0],
     }
     shown = torch.tensor([sample.picture is not None for sample in samples])
     if shown.any():

@@ -2,8 +2,9 @@
 
 What overlaps with the twenty tasks of `mini20`: the shapes, colours and patterns of its scenes, without the
 combinations that only test pictures hold; phrases that single a thing out by its looks, as refcoco+ has them,
-but none by position or relation; captions; its language's words and sentences, as `mini20.reading` says. No
-entailment, paraphrase or sentiment is taught, no class of the vision tasks, none of the questions of vqav2.
+but none by position or relation; captions; its language's words and sentences, as `mini20.reading` says; the
+pen and the hands of its drawings. No entailment, paraphrase or sentiment is taught (`comparing` asks which
+word of two sentences differs), no class of the vision tasks, none of the questions of vqav2.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from random import Random
 
+import numpy as np
+
+from pituning.mini20.other_families import random_drawing, random_glyph, random_texture
 from pituning.mini20.phrases import caption, describe, noun_phrase, unique_phrases
 from pituning.mini20.reading import attribute_question, definition_sentence, random_sentence
 from pituning.mini20.rendering import pixels_of
 from pituning.mini20.scenes import COLOURS, PATTERNS, SHAPES, Scene, sample_scene
-from pituning.pretrain.samples import Sample
+from pituning.pretrain.samples import Picture, Sample
 
 Skill = Callable[[Random], Sample]
 
@@ -82,12 +86,15 @@ def listing(rng: Random) -> Sample:
 
 def infilling(rng: Random) -> Sample:
     """A sentence whose words are partly masked, to be written in full."""
-    words = random_sentence(rng).split()
+    return masked(random_sentence(rng).split(), rng)
+
+
+def masked(words: list[str], rng: Random) -> Sample:
+    """One to three words in a row hidden behind one mark."""
     start = rng.randrange(len(words))
     hidden = min(rng.randint(1, 3), len(words) - start)
-    masked = [*words[:start], "_", *words[start + hidden :]]
-    text = f' what is the complete text of " {" ".join(masked)} "?'
-    return Sample(text=text, answer=" ".join(words))
+    left = [*words[:start], "_", *words[start + hidden :]]
+    return Sample(text=f' what is the complete text of " {" ".join(left)} "?', answer=" ".join(words))
 
 
 def defining(rng: Random) -> Sample:
@@ -102,14 +109,52 @@ def reading(rng: Random) -> Sample:
     return Sample(text=f' text: " {found.text} " {found.question}', answer=found.answer)
 
 
-SKILLS: Mapping[str, tuple[Skill, float]] = {
+def drawing(rng: Random) -> Sample:
+    """A texture, a sign or a thing that no task has: its colours, its manner and its name."""
+    found = rng.choice((random_texture, random_glyph, random_drawing))(rng)
+    answer = f"{found.manner} {found.color} {found.name} on {found.ground}"
+    return Sample(text=DESCRIBE, answer=answer, picture=grained(np.asarray(found.image), rng))
+
+
+def grained(pixels: Picture, rng: Random) -> Picture:
+    """With the noise of a camera, none to much."""
+    noise = np.random.Generator(np.random.PCG64(rng.getrandbits(64)))
+    grain = noise.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(0, 12)
+    return np.clip(pixels + grain, 0, 255).astype(np.uint8)
+
+
+def comparing(rng: Random) -> Sample:
+    """The word of a second sentence that the first has another for."""
+    words, others = random_sentence(rng).split(), random_sentence(rng).split()
+    place = rng.randrange(len(words))
+    new = rng.choice([word for word in others if word != words[place]])
+    changed = [*words[:place], new, *words[place + 1 :]]
+    text = f' text1 " {" ".join(words)} " text2 " {" ".join(changed)} " what is new in text2?'
+    return Sample(text=text, answer=new)
+
+
+def ordering(rng: Random) -> Sample:
+    """A sentence from its words in any order."""
+    words = random_sentence(rng).split()
+    mixed = rng.sample(words, len(words))
+    return Sample(text=f' what is the sentence of " {" ".join(mixed)} "?', answer=" ".join(words))
+
+
+PICTURES: Mapping[str, tuple[Skill, float]] = {
     "captioning": (captioning, 0.16),
-    "grounding": (grounding, 0.22),
-    "region": (region, 0.12),
+    "grounding": (grounding, 0.24),
+    "region": (region, 0.1),
     "matching": (matching, 0.12),
     "listing": (listing, 0.12),
-    "infilling": (infilling, 0.14),
-    "defining": (defining, 0.04),
-    "reading": (reading, 0.08),
+    "drawing": (drawing, 0.1),
 }
-"""Skill -> what makes its samples, and its share of the batches."""
+"""Skill -> what makes its samples, and its share of the pictures."""
+
+TEXTS: Mapping[str, tuple[Skill, float]] = {
+    "infilling": (infilling, 0.3),
+    "defining": (defining, 0.1),
+    "reading": (reading, 0.2),
+    "comparing": (comparing, 0.2),
+    "ordering": (ordering, 0.1),
+}
+"""Skill -> what makes its samples, and its share of the text."""

@@ -9,18 +9,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pituning.models.ofa import OfaTokenizer
 from pituning.pretrain.config import PretrainConfig
+from pituning.pretrain.mixture import Mixture
 from pituning.pretrain.samples import Sample
-from pituning.pretrain.skills import SKILLS
 
-TEXTS = 20_000
-"""Samples whose texts the pieces are learnt from."""
+TEXTS = 3_000
+"""Batches of eight whose texts the pieces are learnt from."""
 
 
-def learn_vocabulary(config: PretrainConfig) -> OfaTokenizer:
+def learn_vocabulary(config: PretrainConfig, mixture: Mixture) -> OfaTokenizer:
     """Pieces by frequency in the texts and answers of the skills; the same for the same configuration."""
     rng = Random(f"{config.seed} vocabulary")
-    names, shares = zip(*((name, share) for name, (_, share) in SKILLS.items()), strict=True)
-    samples = [SKILLS[name][0](rng) for name in rng.choices(names, shares, k=TEXTS)]
+    samples = [one for _ in range(TEXTS) for one in mixture.samples(rng, 8)[1]]
     whole = Tokenizer(models.BPE())
     whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     whole.decoder = decoders.ByteLevel()
