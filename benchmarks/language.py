@@ -11,22 +11,17 @@ two processes can share the work.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from provenance import provenance
+from few_shot import one_run, write
 
-from pituning.backbones import Backbone, load_backbone
-from pituning.expert import attach_expert
+from pituning.backbones import load_backbone
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, embed
-from pituning.recipe import PiConfig, pi_tune, validated
-from pituning.task import Task, load_task
-from pituning.train import TrainConfig, score, train_expert
+from pituning.recipe import PiConfig
+from pituning.task import load_task
+from pituning.train import TrainConfig, train_expert
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data" / "language"
@@ -57,58 +52,15 @@ def build_pool(names: list[str]) -> None:
 def tune_targets(names: list[str]) -> None:
     backbone = load_backbone("minilm")
     pool = Pool(WORK / "pool")
-    RESULTS.mkdir(parents=True, exist_ok=True)
     for seed in SEEDS:
         for name in names:
             file = RESULTS / f"{name}-seed{seed}.json"
             if file.exists():
                 continue
-            document = one_run(backbone, load_task(DATA / name), pool, seed)
-            scratch = file.with_suffix(".new")
-            scratch.write_text(json.dumps(document, indent=1) + "\n")
-            os.replace(scratch, file)
+            config = PiConfig(shots=16, seed=seed)
+            document = one_run(backbone, load_task(DATA / name), pool, config, WORK / "alone")
+            write(file, document)
             print(name, seed, document["scores"], document["kept"], flush=True)
-
-
-def one_run(backbone: Backbone, task: Task, pool: Pool, seed: int) -> dict[str, object]:
-    config = PiConfig(shots=16, seed=seed)
-    start = time.monotonic()
-    result = pi_tune(backbone, task, pool, config)
-    # The best single neighbour is the one of the k that does best on the validation shots.
-    few = task.sample(16, seed)
-    neighbors = [neighbor.name for neighbor in result.neighbors]
-    found = validated(backbone, few, {name: pool.get(name) for name in neighbors})
-    best = max(neighbors, key=lambda name: found[name])
-    return {
-        "task": task.name,
-        "metric": task.metric,
-        "scores": {
-            **result.scores,
-            "mixture": result.scores["pi"]
-            if result.kept == "mixture"
-            else score(backbone, attach_expert(backbone, result.mixture), task),
-            "best neighbor": alone(backbone, task, pool, best),
-        },
-        "kept": result.kept,
-        "best_neighbor": best,
-        "neighbors": [asdict(neighbor) for neighbor in result.neighbors],
-        "weights": result.weights,
-        "validation": result.validation,
-        "config": asdict(config),
-        "examples": {"train": len(few.train), "validation": len(few.validation), "test": len(task.test)},
-        "seconds": time.monotonic() - start,
-        **provenance(),
-    }
-
-
-def alone(backbone: Backbone, task: Task, pool: Pool, name: str) -> float:
-    """The pool's expert on the target's test split as it is; computed once for all seeds."""
-    key = f"{pool.get(name).digest[:16]}-{task.fingerprint[:16]}"
-    file = WORK / "alone" / f"{key}.json"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(score(backbone, attach_expert(backbone, pool.get(name)), task)))
-    return float(json.loads(file.read_text()))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -10,13 +12,22 @@ import numpy as np
 import pytest
 import torch
 from ofa_small import config, tokenizer
+from PIL import Image
 from torch import Tensor
 
-from pituning.errors import ConfigError, TrainingError
+from pituning.errors import ConfigError, TaskError, TrainingError
+from pituning.mini20.lexicon import HELD_OUT as LEXICON_HELD_OUT
+from pituning.mini20.scenes import HELD_OUT as SCENES_HELD_OUT
+from pituning.mini20.scenes import sample_scene
 from pituning.models.ofa import OfaForConditionalGeneration
 from pituning.pretrain.config import PretrainConfig
 from pituning.pretrain.loop import CHECKPOINT, CURVE, train
+from pituning.pretrain.mixture import Mixture
+from pituning.pretrain.real import emoji_skills
 from pituning.pretrain.samples import Sample, collate
+from pituning.pretrain.skills import PICTURES, TEXTS
+from pituning.pretrain.sources import Gloss, read_emoji, read_glosses
+from pituning.pretrain.vocabulary import learn_vocabulary
 
 SHORT = PretrainConfig(steps=6, batch_size=4, checkpoint_every=2, pieces=300, learning_rate=1e-3)
 
@@ -118,3 +129,122 @@ def test_boxes_stand_where_the_text_has_them_and_answers_end() -> None:
 def test_options_out_of_range_are_named_together() -> None:
     with pytest.raises(ConfigError, match=r"steps must be at least 1.*bins must be at least 2"):
         PretrainConfig(steps=0, bins=1)
+
+
+@pytest.mark.parametrize("prompt", ["none", "src", "prev_output"])
+def test_the_decoder_reads_what_the_sample_says_and_learns_the_answer_alone(prompt: str) -> None:
+    reader = tokenizer(bins=11)
+    sample = Sample(text=" a b c", answer="d", decoder_prompt=prompt)  # type: ignore[arg-type]
+    batch = collate([sample], reader, 32)
+    source, fed, labels = (batch[name][0].tolist() for name in ("input_ids", "decoder_input_ids", "labels"))
+    answer = reader(" d", add_special_tokens=False)["input_ids"]
+    read = source[: {"none": 1, "src": None, "prev_output": -1}[prompt]]
+    assert fed == read + answer
+    assert labels == [-100] * (len(read) - 1) + [*answer, reader.eos_token_id]
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The two folders in small, whose checksums count as the right ones."""
+    emoji, wordnet = tmp_path / "emoji", tmp_path / "wordnet"
+    (emoji / "img" / "google" / "64").mkdir(parents=True)
+    wordnet.mkdir()
+    red = np.zeros((64, 64, 4), np.uint8)
+    red[16:48, 8:56] = (255, 0, 0, 255)
+    Image.fromarray(red).save(emoji / "img" / "google" / "64" / "a.png")
+    entry = {"has_img_google": True, "image": "a.png"}
+    entries = [
+        {**entry, "name": "RED BOX", "category": "Objects"},
+        {**entry, "name": "A NAME OF FAR TOO MANY WORDS", "category": "Objects"},
+        {**entry, "name": "RED FLAG", "category": "Flags"},
+        {**entry, "name": "NO PICTURE", "category": "Objects", "has_img_google": False},
+    ]
+    (emoji / "emoji.json").write_text(json.dumps(entries))
+    (wordnet / "data.noun").write_text(
+        "  1 licence\n"
+        '00000001 03 n 01 thing 0 001 ~ 00000002 n 0000 | what is; "a thing"\n'
+        '00000002 03 n 02 cup 0 beaker 0 001 @ 00000001 n 0000 | a thing to drink from; "a cup of tea"\n'
+    )
+    (wordnet / "index.noun").write_text(
+        "  1 licence\n"
+        "beaker n 1 1 @ 1 0 00000002\n"
+        "cup n 1 1 @ 1 3 00000002\n"
+        "cup_tie n 1 1 @ 1 3 00000002\n"
+        "thing n 1 1 ~ 1 9 00000001\n"
+    )
+    for name, file in (("EMOJI", emoji / "emoji.json"), ("NOUNS", wordnet / "data.noun")):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        monkeypatch.setattr(f"pituning.pretrain.sources.{name}_SHA256", digest)
+    return emoji, wordnet
+
+
+def test_short_names_of_pictures_and_glosses_of_met_nouns_are_read(sources: tuple[Path, Path]) -> None:
+    (found,) = read_emoji(sources[0])
+    assert found.name == "red box"
+    assert found.picture.shape == (64, 64, 4)
+    assert read_glosses(sources[1]) == (Gloss("cup", "thing", "a thing to drink from"),)
+
+
+@pytest.mark.parametrize(("reader", "file"), [(read_emoji, "emoji.json"), (read_glosses, "data.noun")])
+def test_a_source_of_another_version_or_none_is_refused(
+    reader: Callable[[Path], object], file: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TaskError, match=rf"must hold {file}.*Get it by"):
+        reader(tmp_path)
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(TaskError, match=r"of the version that ofa-mini was made with"):
+        reader(tmp_path)
+
+
+def test_boxes_of_emoji_are_of_what_is_not_transparent(sources: tuple[Path, Path]) -> None:
+    red = read_emoji(sources[0])
+    find = emoji_skills(red * 4)["finding"][0]
+    for seed in range(20):
+        sample = find(Random(seed))
+        assert isinstance(sample.answer, tuple)
+        assert sample.picture is not None
+        x0, y0, x1, y1 = (round(64 * edge) for edge in sample.answer)
+        inside = sample.picture[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1]
+        assert inside[..., 0].mean() > 200
+        assert inside[..., 1].mean() < 40
+
+
+def test_a_step_is_made_by_its_random_numbers_alone_and_is_of_one_kind(sources: tuple[Path, Path]) -> None:
+    mixture = Mixture.of(PretrainConfig(emoji=sources[0], wordnet=sources[1]))
+    assert {"naming", "finding"} < set(mixture.pictures)
+    assert {"kinds", "glosses", "recalling"} < set(mixture.texts)
+    del mixture.pictures["finding"]  # type: ignore[attr-defined]  # it wants four pictures
+    kinds = set()
+    for seed in range(8):
+        kind, samples = mixture.samples(Random(seed), 12)
+        again = mixture.samples(Random(seed), 12)[1]
+        assert len(samples) == 12
+        assert [(s.text, s.answer) for s in samples] == [(s.text, s.answer) for s in again]
+        assert {sample.picture is not None for sample in samples} == {kind == "pictures"}
+        kinds.add(kind)
+    assert kinds == {"pictures", "text"}
+
+
+def test_no_skill_shows_what_only_test_splits_hold() -> None:
+    """Combinations of looks and words; definitions may name held-out nouns."""
+    rng = Random(0)
+    for _ in range(400):
+        for thing in sample_scene(rng).things:
+            assert (thing.look.colour, thing.look.shape, thing.look.pattern) not in SCENES_HELD_OUT
+    words = {word.replace("_", " ") for word in LEXICON_HELD_OUT}
+    for name, (make, _) in TEXTS.items():
+        if name == "defining":
+            continue
+        for _ in range(100):
+            sample = make(rng)
+            said = f" {sample.text} {sample.answer} "
+            assert not [word for word in words if f" {word} " in said], name
+
+
+def test_the_vocabulary_is_the_same_again_and_holds_the_words_of_the_skills() -> None:
+    short = PretrainConfig(pieces=600)
+    first, again = (learn_vocabulary(short, Mixture.of(short)) for _ in range(2))
+    assert first.get_vocab() == again.get_vocab()
+    for words in (" what does the image describe?", " purple"):
+        assert first.decode(first(words, add_special_tokens=False)["input_ids"]) == words
+    assert len(first(" purple", add_special_tokens=False)["input_ids"]) == 1

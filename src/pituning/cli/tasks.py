@@ -18,3 +18,12 @@ def task_named(name: str) -> Task:
 
         return mini_task(name.removeprefix(MINI))
     return load_task(name)
+
+
+def members(name: str) -> list[str]:
+    """The names of all twenty for `mini20`; any other name alone."""
+    if name != MINI.rstrip("/"):
+        return [name]
+    from pituning.mini20 import NAMES
+
+    return [MINI + each for each in NAMES]

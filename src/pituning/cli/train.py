@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pituning.backbones import load_backbone
+from pituning.building import add_expert
 from pituning.cli.options import add_options, read_options
 from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
@@ -17,10 +16,9 @@ from pituning.cli.terminal import progress_wanted
 from pituning.errors import PoolError
 from pituning.manifest import MANIFEST
 from pituning.methods import peft_config
-from pituning.neighborhood import Neighborhood
-from pituning.pool import WORK, Pool
-from pituning.predict import FisherConfig, embed
-from pituning.train import TrainConfig, train_expert
+from pituning.pool import Pool
+from pituning.predict import FisherConfig
+from pituning.train import TrainConfig
 
 EXAMPLE = "pituning train data/sst2 --backbone minilm --pool pool --method lora --epochs 3"
 
@@ -28,7 +26,7 @@ EXAMPLE = "pituning train data/sst2 --backbone minilm --pool pool --method lora 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
-    parser.add_argument("--backbone", required=True, help="local folder, Hub id or 'minilm'")
+    parser.add_argument("--backbone", required=True, help="local folder, Hub id, 'ofa-mini' or 'minilm'")
     parser.add_argument("--pool", required=True, help="pool folder; made where there is none")
     parser.add_argument("--name", help="the expert's name in the pool (default: the task's)")
     parser.add_argument("--shots", type=int, help="train on so many examples a class")
@@ -57,22 +55,17 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if config.method:
         peft_config(config.method, backbone.model, heads=backbone.head_modules(backbone.model))
     pool = Pool.create(options.pool, init_seed=config.init_seed)  # last: a mistake leaves no empty pool
-    watch = progress_wanted(options.json)
-    workdir = Path(options.pool) / f"{WORK}{name}"
-    config = replace(config, init_seed=pool.init_seed)
-    expert = train_expert(
+    expert = add_expert(
+        pool,
         backbone,
         task,
         config,
+        fisher,
         name=name,
-        like=Neighborhood.of(pool).typical(backbone),
-        workdir=workdir,
         resume=options.resume,
-        progress=watch,
+        overwrite=options.replace,
+        progress=progress_wanted(options.json),
     )
-    embedding = embed(backbone, expert, task, fisher, progress=watch)
-    pool.add(expert, embedding, replace=options.replace)
-    shutil.rmtree(workdir, ignore_errors=True)
     score = expert.card.scores.get("validation")
     document = {
         "task": task.name,

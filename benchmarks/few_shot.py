@@ -1,0 +1,76 @@
+"""One few-shot run of the whole recipe, with every number that the tables show."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from provenance import provenance
+
+from pituning.backbones import Backbone
+from pituning.expert import attach_expert
+from pituning.interpolate import Mixture
+from pituning.pool import Pool
+from pituning.recipe import PiConfig, PiResult, pi_tune, validated
+from pituning.task import Task
+from pituning.train import score
+
+
+def one_run(backbone: Backbone, task: Task, pool: Pool, config: PiConfig, cache: Path) -> dict[str, Any]:
+    """π-Tune `task` and score all that it is compared with on the test split."""
+    start = time.monotonic()
+    result = pi_tune(backbone, task, pool, config)
+    few = task.sample(config.shots, config.seed) if config.shots else task
+    neighbors = [neighbor.name for neighbor in result.neighbors]
+    # The best single neighbour is the one of the k that does best on the validation shots.
+    found = validated(backbone, few, {name: pool.get(name) for name in neighbors})
+    best = max(neighbors, key=lambda name: found[name])
+    return {
+        "task": task.name,
+        "metric": task.metric,
+        "scores": {
+            **result.scores,
+            "mixture": _mixture(backbone, task, result),
+            "best neighbor": alone(backbone, task, pool, [best], cache),
+            "zero-shot": alone(backbone, task, pool, neighbors, cache),
+        },
+        "kept": result.kept,
+        "best_neighbor": best,
+        "neighbors": [asdict(neighbor) for neighbor in result.neighbors],
+        "weights": result.weights,
+        "validation": result.validation,
+        "config": asdict(config),
+        "examples": {"train": len(few.train), "validation": len(few.validation), "test": len(task.test)},
+        "seconds": time.monotonic() - start,
+        **provenance(),
+    }
+
+
+def _mixture(backbone: Backbone, task: Task, result: PiResult) -> float:
+    if result.kept == "mixture":
+        return result.scores["pi"]
+    return score(backbone, attach_expert(backbone, result.mixture), task)
+
+
+def alone(backbone: Backbone, task: Task, pool: Pool, names: Sequence[str], cache: Path) -> float:
+    """The pool's experts, averaged, on the target's test split as they are; computed once for all seeds."""
+    experts = [pool.get(name) for name in sorted(names)]
+    key = "-".join([*(expert.digest[:8] for expert in experts), task.fingerprint[:16]])
+    file = cache / f"{key}.json"
+    if not file.exists():
+        expert = experts[0] if len(experts) == 1 else Mixture(backbone, experts).collapse()
+        write(file, score(backbone, attach_expert(backbone, expert), task))
+    return float(json.loads(file.read_text()))
+
+
+def write(file: Path, document: Mapping[str, Any] | float) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(f".{os.getpid()}.new")
+    scratch.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(scratch, file)

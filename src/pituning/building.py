@@ -1,0 +1,77 @@
+"""Fill a pool: an expert and an embedding for each task."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from pituning.backbones import Backbone
+from pituning.expert import Expert
+from pituning.neighborhood import Neighborhood
+from pituning.pool import WORK, Pool
+from pituning.predict import FisherConfig, embed
+from pituning.task import Task
+from pituning.train import TrainConfig, train_expert
+
+
+def add_expert(
+    pool: Pool,
+    backbone: Backbone,
+    task: Task,
+    config: TrainConfig,
+    fisher: FisherConfig | None = None,
+    *,
+    name: str | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Expert:
+    """Train an expert of `task` from the pool's initialisation, embed it, and put both into the pool.
+
+    Checkpoints lie in the pool's folder until the expert is there; with `resume`, a killed run goes on.
+
+    Raises:
+        PituningError: for whatever the user can mend; see `pituning.errors`.
+    """
+    name = name or task.name
+    workdir = Path(pool.path) / f"{WORK}{name}"
+    expert = train_expert(
+        backbone,
+        task,
+        replace(config, init_seed=pool.init_seed),
+        name=name,
+        like=Neighborhood.of(pool).typical(backbone),
+        workdir=workdir,
+        resume=resume,
+        progress=progress,
+    )
+    embedding = embed(backbone, expert, task, fisher, progress=progress)
+    pool.add(expert, embedding, replace=overwrite)
+    shutil.rmtree(workdir, ignore_errors=True)
+    return expert
+
+
+def build_pool(
+    pool: Pool,
+    backbone: Backbone,
+    tasks: Iterable[Task],
+    config: TrainConfig,
+    *,
+    progress: bool = False,
+) -> list[str]:
+    """An expert for each task that the pool has none of; run again, it goes on where it stopped.
+
+    Returns:
+        The names of the experts that were built.
+
+    Raises:
+        PituningError: for whatever the user can mend; what was finished stays in the pool.
+    """
+    built = []
+    for task in tasks:
+        if task.name not in pool:
+            add_expert(pool, backbone, task, config, progress=progress)
+            built.append(task.name)
+    return built
