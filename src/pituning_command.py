@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -107,6 +108,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     parser.finish()
     try:
         options = parser.parse(arguments)
+        options.command = shlex.join(["pituning", verb, *arguments])  # as a report repeats it
     except SystemExit as stop:
         return int(stop.code or 0)
     from pituning.cli.terminal import quiet_libraries

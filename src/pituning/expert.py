@@ -44,8 +44,10 @@ class ExpertCard:
             one may be mixed in parameter space.
         data: the fingerprint of the examples it saw.
         source: the fingerprint of the whole training split they were drawn from.
+        modality: the task's.
         labels: the candidates, in the order of a head's outputs.
         scores: what was measured, by name ("validation", "test").
+        history: how it was trained; see `FitResult`.
         versions: of the libraries that made it.
         recipe: the configuration that made it.
     """
@@ -57,9 +59,11 @@ class ExpertCard:
     initialisation: str = UNKNOWN
     data: str = UNKNOWN
     source: str = UNKNOWN
+    modality: str = UNKNOWN
     labels: Sequence[str] = ()
     metric: str = UNKNOWN
     scores: Mapping[str, float] = field(default_factory=dict)
+    history: Sequence[Mapping[str, int | float]] = field(default_factory=list)
     versions: Mapping[str, str] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
@@ -176,6 +180,8 @@ def attach(backbone: Foundation, config: PeftConfig, *, labels: Sequence[str] = 
     frozen = {id(parameter): (parameter, parameter.data) for parameter in module.parameters()}
     with isolated_seed(seed):
         model = get_peft_model(module, config)
+    if config.modules_to_save:  # to which PEFT adds the heads it knows, also where they are there already
+        config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
     own = {key: _unshared(parameter, data) for key, (parameter, data) in frozen.items()}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import final
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from pituning.expert import UNKNOWN, Expert
 from pituning.foundation import Foundation
 from pituning.interpolate.compatible import Space, foreign_to, obstacle
 from pituning.pool import Pool
-from pituning.predict import Neighbor, TaskEmbedding, TaskGraph
+from pituning.predict import Neighbor, TaskEmbedding, TaskGraph, similarity
 
 
 @final
@@ -70,6 +71,24 @@ class Neighborhood:
             mine, theirs = shared_modules(embedding, self.embeddings[name])
             found += TaskGraph([theirs], names=[name]).nearest(mine, 1)
         return sorted(found, key=lambda neighbor: (-neighbor.similarity, neighbor.name))[:k]
+
+    def similarity(
+        self, name: str, embedding: TaskEmbedding, *, space: Space, without: Mapping[str, str]
+    ) -> dict[str, dict[str, float]]:
+        """All pairs of an embedded task, called `name`, and the experts that `nearest` chooses from.
+
+        In delta space, two experts that adapt no module in common have the similarity 0.
+        """
+        points = {name: embedding, **{n: e for n, e in self.embeddings.items() if n not in without}}
+        if space == "parameters":
+            rows = TaskGraph(list(points.values()), names=list(points)).similarity.tolist()
+            return {n: dict(zip(points, row, strict=True)) for n, row in zip(points, rows, strict=True)}
+        found = {n: {n: 1.0} for n in points}
+        for one, two in combinations(points, 2):
+            mine, theirs = (shared.components for shared in shared_modules(points[one], points[two]))
+            alike = similarity(mine, theirs, setting=embedding.setting) if mine else 0.0
+            found[one][two] = found[two][one] = alike
+        return found
 
     def _reason(self, name: str, own: Expert, embedding: TaskEmbedding, space: Space) -> str:
         reason = obstacle(self.experts[name], own, space)

@@ -72,9 +72,15 @@ class PiResult:
     Attributes:
         expert: the collapsed mixture, or the target's own expert where the mixture did not validate better.
         kept: which of the two it is.
+        own: the target's own expert; how it was trained is on its card.
         mixture: the collapsed mixture, kept or not.
+        history: how the mixture was tuned; see `FitResult`.
+        similarity: of all pairs of the target (under its own expert's name) and those that could be its
+            neighbours.
         refused: expert -> why it could not be a neighbour.
         weights: expert -> its weight in the tuned mixture, averaged over the groups.
+        weights_by_group: what shares one weight vector (a module, unless `sharing` is another) -> expert ->
+            its weight.
         scores: metric on the test split: base (no adapter), expert (the target's own), init (the mixture
             before tuning), pi (the result). Empty where the task has no test split.
         validation: what decided, for the target's own expert and the mixture: the negative loss on the
@@ -85,10 +91,14 @@ class PiResult:
     metric: str
     expert: Expert
     kept: Literal["mixture", "expert"]
+    own: Expert
     mixture: Expert
+    history: list[dict[str, int | float]]
     neighbors: list[Neighbor]
+    similarity: dict[str, dict[str, float]]
     refused: dict[str, str]
     weights: dict[str, float]
+    weights_by_group: dict[str, dict[str, float]]
     scores: dict[str, float]
     validation: dict[str, dict[str, float]]
     seconds: float
@@ -146,10 +156,14 @@ def pi_tune(
         metric=task.metric,
         expert=kept.renamed(task.name),
         kept="mixture" if mixed else "expert",
+        own=own,
         mixture=after,
+        history=tuned.history,
         neighbors=neighbors,
+        similarity=around.similarity(own.name, embedding, space=config.space, without=refused),
         refused=refused,
         weights=tuned.weights,
+        weights_by_group=mixture.weights(),
         scores=tested(backbone, task, {"expert": own, "init": before, "pi": kept}, pool.init_seed),
         validation={name: asdict(found) for name, found in validation.items()},
         seconds=time.monotonic() - start,

@@ -123,9 +123,11 @@ def train_expert(
         initialisation=initialisation,
         data=task.fingerprint,
         source=task.source,
+        modality=task.modality,
         labels=list(labels),
         metric=task.metric,
         scores={} if validation is None else {"validation": validation},
+        history=result.history,
         versions=library_versions(),
         recipe={
             **asdict(config),

@@ -330,11 +330,19 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     ),
     "no expert to show": (
         lambda w, t: ("pool", "show", w.pool),
-        ("needs an expert", "none", "pituning pool show POOL EXPERT"),
+        ("takes one expert", "0", "pituning pool show POOL EXPERT"),
+    ),
+    "build without tasks": (
+        lambda w, t: ("pool", "build", str(t / "new"), "--backbone", "ofa-mini"),
+        ("takes tasks and their --backbone", "no task", "pool build POOL mini20"),
+    ),
+    "build without a backbone": (
+        lambda w, t: ("pool", "build", str(t / "new"), w.task()),
+        ("takes tasks and their --backbone", "no --backbone", "pool build POOL mini20"),
     ),
     "expert to a verb of all": (
         lambda w, t: ("pool", "list", w.pool, "a"),
-        ("looks at all experts", "'a'", "Leave it out"),
+        ("looks at all experts", "a", "Leave them out"),
     ),
     "task without an expert": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool),
@@ -422,6 +430,7 @@ def test_full_disk_leaves_the_pool_as_it_was(
         ("write_bytes", "checkpoint.new"),
         ("write_bytes", "adapter_model.safetensors"),
         ("write_text", "result.json"),
+        ("write_text", "report.html"),
     ],
 )
 def test_full_disk_leaves_no_half_adapter(

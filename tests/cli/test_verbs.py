@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 import sys
@@ -28,6 +29,7 @@ TUNE_KEYS = {
     "shots",
     "seed",
     "expert_dir",
+    "report",
     "seconds",
 }
 
@@ -68,7 +70,7 @@ def test_tuned_adapter_loads_with_peft_and_comes_with_its_reasons(world: World, 
 
 def test_same_seed_tunes_to_the_same_adapter(world: World, tmp_path: Path) -> None:
     first, second = (tune(world, tmp_path / name, "--json", "--seed", 3) for name in ("one", "two"))
-    changing = {"expert_dir", "seconds"}
+    changing = {"expert_dir", "report", "seconds"}
     one, two = ({k: v for k, v in o.document.items() if k not in changing} for o in (first, second))
     assert one == two
     files = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two")]
@@ -91,6 +93,17 @@ def test_tune_for_people_shows_weights_and_scores(world: World, tmp_path: Path) 
     text = tune(world, tmp_path / "out").out
     for wanted in ("experts mixed for target", "accuracy on the test split", "saved: "):
         assert wanted in text
+
+
+def test_tune_leaves_a_report_in_the_adapter_folder(world: World, tmp_path: Path) -> None:
+    document = tune(world, tmp_path / "out", "--json").document
+    assert document["report"] == str(tmp_path / "out" / "report.html")
+    text = Path(document["report"]).read_text()
+    for wanted in ("Scores", "Examples", "Weights", "Training", "Task graph", "Similarity", "✗ wrong"):
+        assert wanted in text
+    assert f"--out {tmp_path / 'out'} -k 2 --shots 4" in text
+    for name, score in document["scores"].items():
+        assert f"{score:.4f}" in text, name
 
 
 def test_embed_stores_an_embedding_again(world: World, pool: Path) -> None:
@@ -124,7 +137,11 @@ def test_graph_draws_all_pairs(world: World, tmp_path: Path) -> None:
     document = call("graph", "--pool", world.pool, "--out", page, "--json").document
     assert (document["names"], document["report"]) == (["a", "b", "c"], str(page))
     assert [len(row) for row in document["similarity"]] == [3, 3, 3]
-    assert "<th>a</th>" in page.read_text()
+    text = page.read_text()
+    for wanted in ("Task graph", "Clusters", "Nearest tasks", '<th scope="row">a</th>', "language"):
+        assert wanted in text
+    command = f"pituning graph --pool {world.pool} --out {page} --json"
+    assert html.escape(command) in text
     assert [path.name for path in tmp_path.iterdir()] == ["graph.html"]
 
 

@@ -25,7 +25,7 @@ from pituning.pretrain.loop import CHECKPOINT, CURVE, train
 from pituning.pretrain.mixture import Mixture
 from pituning.pretrain.real import emoji_skills
 from pituning.pretrain.samples import Sample, collate
-from pituning.pretrain.skills import PICTURES, TEXTS
+from pituning.pretrain.skills import TEXTS
 from pituning.pretrain.sources import Gloss, read_emoji, read_glosses
 from pituning.pretrain.vocabulary import learn_vocabulary
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,20 @@ def test_the_best_expert_and_its_reasons_come_out(backbone: Backbone, target: Ta
     better = result.validation["mixture"]["negative_loss"] > result.validation["expert"]["negative_loss"]
     assert result.kept == ("mixture" if better else "expert")
     assert result.expert.name == "target"
+
+
+def test_the_result_holds_what_a_report_shows(backbone: Backbone, target: Task, pool: Pool) -> None:
+    result = pi_tune(backbone, target, pool, CONFIG)
+    assert set(result.similarity) == {"target:target", *pool}
+    for neighbor in result.neighbors:
+        for one, two in permutations(("target:target", neighbor.name)):
+            assert result.similarity[one][two] == pytest.approx(neighbor.similarity)
+    assert [entry["epoch"] for entry in result.own.card.history] == [1]
+    assert [entry["epoch"] for entry in result.history] == [1]
+    groups = list(result.weights_by_group.values())
+    assert len(groups) > 1
+    for name, mean in result.weights.items():
+        assert sum(weights[name] for weights in groups) / len(groups) == pytest.approx(mean)
 
 
 def test_neither_test_labels_nor_undrawn_validation_examples_choose_anything(
@@ -148,6 +163,9 @@ def test_delta_space_mixes_experts_of_other_ranks_and_initialisations(
     assert mine.components.keys() == theirs.components.keys() == pool.embedding("text0").components.keys()
     result = pi_tune(backbone, target, wider, replace(CONFIG, k=3, space="delta"))
     assert "wide" in {neighbor.name for neighbor in result.neighbors}
+    own = result.similarity["target:target"]
+    assert own == {"target:target": 1.0, **{n.name: n.similarity for n in result.neighbors}}
+    assert 0 < result.similarity["text0"]["wide"] == result.similarity["wide"]["text0"] < 1
     assert not result.refused
     assert result.mixture.config.r == 8 + 3 + 8 + 8
     narrow = pi_tune(backbone, target, wider, replace(CONFIG, k=3, space="delta", rank=2)).mixture
@@ -182,6 +200,20 @@ def test_the_targets_expert_takes_the_pools_configuration_and_not_a_strangers(
     far = Expert(replace(own.card, backbone="0" * 64), own.config, own.tensors)
     with pytest.raises(PoolError, match="trained on this backbone"):
         Neighborhood({"far": far}, {}).typical(backbone)
+
+
+def test_classifiers_with_heads_of_their_own_are_mixed(
+    backbone_of: Callable[[str], Backbone], target: Task, tmp_path: Path
+) -> None:
+    classifier, pool = backbone_of("bert_classifier"), Pool.create(tmp_path / "pool")
+    for seed in range(2):
+        around = Neighborhood.of(pool)
+        task = text_task(seed, train=9)
+        expert = train_expert(classifier, task, BRIEF, like=around.typical(classifier))
+        pool.add(expert, embed(classifier, expert, task))
+    result = pi_tune(classifier, target, pool, CONFIG)
+    assert result.refused == {}
+    assert len(result.neighbors) == 2
 
 
 def test_the_same_seed_gives_the_same_adapter(backbone: Backbone, target: Task, pool: Pool) -> None:

@@ -1,17 +1,16 @@
-"""Draw the similarities of a pool's tasks as a heat map in one HTML page."""
+"""Draw the similarities of a pool's tasks in one HTML page: graph, heat map, clusters, nearest tasks."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pituning.errors import PoolError
 from pituning.pool import Pool
 from pituning.predict import TaskGraph
-from pituning.report.heatmap import heatmap_page
+from pituning.report import Report, write_report
 
 EXAMPLE = "pituning graph --pool pool --out graph.html"
 
@@ -27,16 +26,16 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     pool, out = Pool(options.pool), Path(options.out)
     if out.exists():
         raise PoolError("a report is never overwritten", f"{out} exists", "Choose another --out.")
-    names, matrix = draw(pool, out)
+    names, matrix = draw(pool, out, [options.command])
     document = {"names": names, "similarity": matrix, "report": str(out)}
     return document, f"{len(names)} tasks drawn in {out}"
 
 
-def draw(pool: Pool, out: Path) -> tuple[list[str], list[list[float]]]:
+def draw(pool: Pool, out: Path, commands: Sequence[str] = ()) -> tuple[list[str], list[list[float]]]:
     """Write the page; returns the names of the pool's embedded experts and their similarities.
 
     Raises:
-        PoolError: if fewer than two experts are embedded, or the page cannot be written.
+        PituningError: if fewer than two experts are embedded, or the page cannot be written.
     """
     names = [name for name in pool if pool.has_embedding(name)]
     if len(names) < 2:
@@ -45,15 +44,12 @@ def draw(pool: Pool, out: Path) -> tuple[list[str], list[list[float]]]:
         )
     graph = TaskGraph([pool.embedding(name) for name in names], names=names)
     matrix = graph.similarity.tolist()
-    scratch = out.with_name(f".{out.name}.new")
-    try:
-        scratch.write_text(heatmap_page(names, matrix))
-        os.replace(scratch, out)
-    except OSError as error:
-        raise PoolError(
-            "the report must be writable", f"{out}: {error.strerror}", "Choose another --out."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
+    report = Report(
+        title=f"The tasks of {pool.path.resolve().name}",
+        names=names,
+        modalities=[pool.get(name).card.modality for name in names],
+        similarity=matrix,
+        commands=commands,
+    )
+    write_report(report, out)
     return names, matrix

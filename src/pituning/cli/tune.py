@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import task_named
 from pituning.cli.terminal import progress_wanted, table
+from pituning.cli.tune_report import stage_titles, tune_report
 from pituning.errors import ExpertError
 from pituning.expert import Expert, unwritable
 from pituning.fit import FitConfig
@@ -22,15 +24,17 @@ from pituning.interpolate import TuneConfig
 from pituning.pool import Pool
 from pituning.predict import FisherConfig
 from pituning.recipe import PiConfig, PiResult, pi_tune
+from pituning.report import report_page
 from pituning.train import TrainConfig
 
 EXAMPLE = "pituning tune data/cr --backbone minilm --pool pool --out cr-pi --shots 16 -k 3"
+REPORT = "report.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
-    parser.add_argument("--backbone", required=True, help="local folder, Hub id or 'minilm'")
+    parser.add_argument("--backbone", required=True, help="local folder, Hub id, 'ofa-mini' or 'minilm'")
     parser.add_argument("--pool", required=True, help="pool folder")
     parser.add_argument("--out", required=True, help="folder of the new adapter; must not exist")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints of a killed run")
@@ -75,18 +79,21 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         resume=options.resume,
         progress=progress_wanted(options.json),
     )
-    document = describe(result, config, out)
-    _save(result.expert, document, workdir / "adapter", out)
+    document = {**describe(result, config, out), "report": str(out / REPORT)}
+    again = f"pituning eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
+    page = report_page(tune_report(backbone, task, pool, result, [options.command, again]))
+    _save(result.expert, document, page, workdir / "adapter", out)
     shutil.rmtree(workdir, ignore_errors=True)
     return document, as_text(result, out)
 
 
-def _save(expert: Expert, document: dict[str, Any], scratch: Path, out: Path) -> None:
+def _save(expert: Expert, document: dict[str, Any], page: str, scratch: Path, out: Path) -> None:
     """The adapter and its reasons appear at `out` together or not at all."""
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         expert.save(scratch)
         (scratch / "result.json").write_text(json.dumps(document, indent=1) + "\n")
+        (scratch / REPORT).write_text(page, encoding="utf-8")
         os.replace(scratch, out)
     except OSError as error:
         raise unwritable(out, error) from error
@@ -116,12 +123,7 @@ def as_text(result: PiResult, out: Path) -> str:
     similar = {neighbor.name: f"{neighbor.similarity:.4f}" for neighbor in result.neighbors}
     own = next(name for name in result.weights if name not in similar)
     rows = [(name, similar.get(name, "its own"), f"{result.weights[name]:.3f}") for name in [own, *similar]]
-    titles = {
-        "base": "backbone alone",
-        "expert": "the task's own expert",
-        "init": "mixture before tuning",
-        "pi": "π-Tuning (saved)" if result.kept == "mixture" else "the task's own expert (saved)",
-    }
+    titles = stage_titles(result)
     parts = [table(f"experts mixed for {result.task}", ("expert", "similarity", "weight"), rows)]
     if result.scores:
         scores = [(titles[name], f"{value:.4f}") for name, value in result.scores.items()]

@@ -46,6 +46,7 @@ def collapse(mixture: Mixture, *, name: str, rank: int | None) -> Expert:
         backbone=mixture.backbone.fingerprint,
         initialisation=mixture.target.card.initialisation if mixture.space == "parameters" else UNKNOWN,
         scores={},
+        history=[],
         versions=library_versions(),
         recipe=recipe,
     )

@@ -1,1 +1,6 @@
-"""Pages for people."""
+"""Pages for people: one HTML file that needs nothing else, made of plain values."""
+
+from pituning.report.examples import Answer, ExampleShown
+from pituning.report.page import Report, report_page, write_report
+
+__all__ = ["Answer", "ExampleShown", "Report", "report_page", "write_report"]

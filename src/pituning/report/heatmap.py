@@ -1,48 +1,59 @@
-"""A heat map of task similarities as one HTML page that needs nothing else."""
+"""Numbers on colours: a real table, so that it can be read without seeing them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
+from pituning.report.clusters import Clusters
 
-def heatmap_page(names: Sequence[str], similarity: Sequence[Sequence[float]]) -> str:
-    """The page.
+STEPS = 9  # of the colour scale: the classes q0 … q8 of style.css
+DENSE = 26  # with more tasks than that, colours alone fit; the numbers stay in the table
 
-    Args:
-        names: of the tasks, in the order of the matrix.
-        similarity: square matrix with ones on the diagonal; colours span its other values.
-    """
+
+def heatmap_table(names: Sequence[str], similarity: Sequence[Sequence[float]], clusters: Clusters) -> str:
+    """The similarities in the clusters' order, with a scale; colours span the values off the diagonal."""
     others = [value for i, row in enumerate(similarity) for j, value in enumerate(row) if i != j]
     low, high = min(others), max(others)
-    head = "".join(f"<th><span>{escape(name)}</span></th>" for name in names)
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th>"
-        + "".join(_cell(value, low, high, i == j) for j, value in enumerate(row))
-        + "</tr>"
-        for i, (name, row) in enumerate(zip(names, similarity, strict=True))
+    order = clusters.order
+    starts = {group[0] for group in clusters.groups[1:]}
+    head = "".join(
+        f'<th scope="col"{_class(_left(j, starts))}><span>{escape(names[j])}</span></th>' for j in order
     )
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>task similarity</title>
-<style>
- body {{ font: 14px system-ui, sans-serif; margin: 2em; }}
- table {{ border-collapse: collapse; }}
- td {{ width: 3.6em; height: 2.2em; text-align: center; }}
- tr > th {{ text-align: right; padding-right: .6em; font-weight: normal; }}
- thead th {{ height: 8em; vertical-align: bottom; padding: 0; }}
- thead span {{ writing-mode: vertical-rl; transform: rotate(180deg); }}
-</style>
-<h1>Task similarity</h1>
-<p>Mean over the adapter's tensors of cos(a&oslash;(a+b), b&oslash;(a+b)), where a and b are the Fisher
-information of two experts. 1 is alike; colours run from {low:.3f} to {high:.3f}.</p>
-<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></html>
-"""
+    rows = []
+    for i in order:
+        cells = "".join(
+            f"<td{_class(_left(j, starts), 'same' if i == j else step(similarity[i][j], low, high))}"
+            f' title="{escape(names[i])}, {escape(names[j])}: {similarity[i][j]:.4f}">'
+            f"{similarity[i][j]:.{0 if i == j else 2}f}</td>"
+            for j in order
+        )
+        above = _class("top" if i in starts else "")
+        rows.append(f'<tr{above}><th scope="row">{escape(names[i])}</th>{cells}</tr>')
+    kind = "heat dense" if len(names) > DENSE else "heat"
+    return (
+        f'<table class="{kind}"><caption class="hidden">Similarity of each pair of tasks</caption>'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{_scale(low, high)}"
+    )
 
 
-def _cell(value: float, low: float, high: float, diagonal: bool) -> str:
-    if diagonal:
-        return '<td style="background:#eee">1</td>'
-    share = (value - low) / (high - low) if high > low else 0.0
-    colour = f"hsl(215 70% {95 - 55 * share:.0f}%)"
-    ink = "#fff" if share > 0.6 else "#000"
-    return f'<td style="background:{colour};color:{ink}">{value:.3f}</td>'
+def step(value: float, low: float, high: float) -> str:
+    """The colour's class."""
+    share = (value - low) / (high - low) if high > low else 0.5
+    return f"q{min(STEPS - 1, int(share * STEPS))}"
+
+
+def _scale(low: float, high: float) -> str:
+    colours = "".join(f'<span class="q{index}"></span>' for index in range(STEPS))
+    ramp = f'<span class="ramp">{colours}</span>'
+    return f'<p class="scale"><span>{low:.2f}</span>{ramp}<span>{high:.2f}</span></p>'
+
+
+def _left(row: int, starts: set[int]) -> str:
+    """A line before a column where a cluster starts."""
+    return "left" if row in starts else ""
+
+
+def _class(*names: str) -> str:
+    used = " ".join(filter(None, names))
+    return f' class="{used}"' if used else ""

@@ -1,0 +1,127 @@
+"""What a page shows of a tuned task."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+from PIL import Image
+
+from pituning.backbones import Backbone
+from pituning.example import Example
+from pituning.expert import attach_expert
+from pituning.metrics import METRICS, parse_box
+from pituning.pool import Pool
+from pituning.recipe import PiResult
+from pituning.report import Answer, ExampleShown, Report
+from pituning.seed import isolated_seed
+from pituning.task import Task
+
+SHOWN = 6  # test examples
+LETTERS = 600  # of a text, at most
+PIXELS = (160, 320)  # of a picture's longer side: enlarged to the first at least, reduced to the second
+JUDGED = {"exact_match", "acc@iou0.5", "vqa_accuracy"}  # metrics that judge a single free-form answer
+
+
+def tune_report(
+    backbone: Backbone, task: Task, pool: Pool, result: PiResult, commands: Sequence[str]
+) -> Report:
+    """The result of `pi_tune(backbone, task, pool)`, with the answers to some test examples."""
+    names = list(result.similarity)
+    modalities = {name: pool.get(name).card.modality for name in names if name != result.own.name}
+    modalities[result.own.name] = task.modality
+    titles = stage_titles(result)
+    return Report(
+        title=f"π-Tuning of {task.name}",
+        summary=_summary(result),
+        names=names,
+        modalities=[modalities[name] for name in names],
+        similarity=[[result.similarity[name][other] for other in names] for name in names],
+        target=result.own.name,
+        neighbors={neighbor.name: neighbor.similarity for neighbor in result.neighbors},
+        weights=result.weights_by_group,
+        curves={"The task's own expert": result.own.card.history, "The mixture": result.history},
+        scores={titles[stage]: score for stage, score in result.scores.items()},
+        metric=result.metric,
+        examples=shown_examples(backbone, task, result, pool.init_seed),
+        commands=commands,
+        facts={
+            "backbone": f"{backbone.name} ({backbone.fingerprint[:12]})",
+            "pool": str(pool.path),
+            **result.expert.card.versions,
+        },
+    )
+
+
+def stage_titles(result: PiResult) -> dict[str, str]:
+    """The names of `scores`, for people."""
+    return {
+        "base": "backbone alone",
+        "expert": "the task's own expert",
+        "init": "mixture before tuning",
+        "pi": "π-Tuning (saved)" if result.kept == "mixture" else "the task's own expert (saved)",
+    }
+
+
+def shown_examples(backbone: Backbone, task: Task, result: PiResult, seed: int) -> list[ExampleShown]:
+    """The first test examples by hash, as the bare backbone, the own expert and the mixture answer them."""
+    examples = sorted(task.test, key=lambda example: example.digest)[:SHOWN]
+    if not examples:
+        return []
+    with isolated_seed(seed):  # of a head, as in `tested`
+        models = {"backbone alone": backbone.fresh_module(task.candidates)}
+    after = "π-Tuning" if result.kept == "mixture" else "the mixture, which was not kept"
+    models["the task's own expert"] = attach_expert(backbone, result.own)
+    models[after] = attach_expert(backbone, result.mixture)
+    answers = {who: backbone.predict(model, examples, task) for who, model in models.items()}
+    return [
+        shown(task, example, {who: given[row] for who, given in answers.items()})
+        for row, example in enumerate(examples)
+    ]
+
+
+def shown(task: Task, example: Example, said: Mapping[str, str]) -> ExampleShown:
+    """An example, its gold answer, and who says what to it."""
+    boxes = METRICS[task.metric].gold == "box"
+    gold = task.candidates[task.answer_index(example)] if task.candidates else task.answer(example)
+    answers = [Answer(who="gold", text=gold, box=example.bbox if boxes else None)]
+    for who, text in said.items():
+        right = _right(task, example, text, gold)
+        answers.append(Answer(who=who, text=text, right=right, box=parse_box(text) if boxes else None))
+    text = task.text(example)
+    return ExampleShown(
+        text=text if len(text) <= LETTERS else f"{text[:LETTERS]} …",
+        image=None if example.image is None else _png(example.open_image()),
+        answers=answers,
+    )
+
+
+def _right(task: Task, example: Example, said: str, gold: str) -> bool | None:
+    """None where the metric does not judge one answer alone."""
+    if task.candidates:
+        return said == gold
+    return task.score([said], [example]) >= 0.5 if task.metric in JUDGED else None
+
+
+def _png(picture: Image.Image) -> bytes:
+    """The picture at a size fit to be looked at."""
+    least, most = PIXELS
+    longer = max(picture.size)
+    if longer < least:
+        times = -(-least // longer)
+        picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    picture.thumbnail((most, most))
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+def _summary(result: PiResult) -> list[str]:
+    """What was mixed, and what was kept."""
+    told = ", ".join(f"{n.name} ({n.similarity:.3f})" for n in result.neighbors)
+    mixed = f"Mixed with the task's own expert: {told}." if told else "The pool had no expert to mix with."
+    if not result.validation:
+        return [mixed, "There was nothing to validate on: the mixture was kept unchecked."]
+    losses = {name: -found["negative_loss"] for name, found in result.validation.items()}
+    kept = "The mixture was kept" if result.kept == "mixture" else "The task's own expert was kept"
+    return [mixed, f"{kept}: validation loss {losses['mixture']:.4f}, own expert {losses['expert']:.4f}."]
