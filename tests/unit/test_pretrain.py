@@ -40,7 +40,8 @@ def model() -> OfaForConditionalGeneration:
     return OfaForConditionalGeneration(settings)
 
 
-def batches(rng: Random) -> tuple[str, dict[str, Tensor]]:
+def batches(step: int) -> tuple[str, dict[str, Tensor]]:
+    rng = Random(step)
     samples = [
         Sample(text=f" number {rng.randint(0, 9)}?", answer=str(rng.randint(0, 9)), picture=None)
         for _ in range(SHORT.batch_size)
@@ -98,8 +99,8 @@ def test_another_configuration_does_not_go_on_from_a_checkpoint(tmp_path: Path) 
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    def broken(rng: Random) -> tuple[str, dict[str, Tensor]]:
-        name, batch = batches(rng)
+    def broken(step: int) -> tuple[str, dict[str, Tensor]]:
+        name, batch = batches(step)
         batch["patch_images"][0] = torch.nan
         return name, batch
 
@@ -223,6 +224,16 @@ def test_a_step_is_made_by_its_random_numbers_alone_and_is_of_one_kind(sources: 
         assert {sample.picture is not None for sample in samples} == {kind == "pictures"}
         kinds.add(kind)
     assert kinds == {"pictures", "text"}
+
+
+def test_later_steps_show_more_places() -> None:
+    mixture = Mixture.of(PretrainConfig())
+
+    def boxes(done: float) -> int:
+        samples = [one for seed in range(60) for one in mixture.samples(Random(seed), 16, done)[1]]
+        return sum(isinstance(sample.answer, tuple) or sample.box is not None for sample in samples)
+
+    assert boxes(0.9) > 1.3 * boxes(0.1)
 
 
 def test_no_skill_shows_what_only_test_splits_hold() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from random import Random
 
 import torch
 from torch import Tensor
@@ -59,8 +58,8 @@ def pretrain(config: PretrainConfig, out: Path, *, stop_after: int | None = None
     model = OfaForConditionalGeneration(OfaConfig(vocab_size=len(tokenizer), **SHAPE))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 
-    def batches(rng: Random) -> tuple[str, dict[str, Tensor]]:
-        return mixture.batch(rng, config.batch_size, tokenizer)
+    def batches(step: int) -> tuple[str, dict[str, Tensor]]:
+        return mixture.batch(step, config, tokenizer)
 
     curve = train(model, batches, config, out / "work", stop_after=stop_after)
     if len(curve) == config.steps:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from pituning.pretrain.config import PretrainConfig
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "curve.json"
 
-Batches = Callable[[random.Random], tuple[str, dict[str, Tensor]]]
-"""A generator to a batch, and the name of the kind that it is of."""
+Batches = Callable[[int], tuple[str, dict[str, Tensor]]]
+"""The number of a step to its kind and its batch, whatever came before."""
 
 
 def train(
@@ -56,7 +55,7 @@ def train(
     last = min(config.steps, stop_after or config.steps)
     bar = tqdm(range(len(curve), last), disable=not progress, initial=len(curve), total=last)
     for step in bar:
-        kind, batch = batches(random.Random(f"{config.seed} step {step}"))
+        kind, batch = batches(step)
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
         loss = _update(model, optimizer, {n: t.to(device) for n, t in batch.items()}, config, step)
         curve.append({"step": step, "kind": kind, "loss": loss})

@@ -20,6 +20,14 @@ from pituning.pretrain.sources import read_emoji, read_glosses
 WITH_PICTURES = 0.72
 """Share of the steps; a step on text takes a third of the time."""
 
+LATER = 5 / 12
+"""Part of the steps after which `FOCUS` holds: words are learnt soon, places slowly."""
+
+LATER_WITH_PICTURES = 0.85
+
+FOCUS = {"grounding": 0.45, "finding": 0.14, "region": 0.2, "matching": 0.16}
+"""Later shares of the pictures, over those of the skills."""
+
 CHUNK = 8
 """Samples of one skill in a batch."""
 
@@ -46,11 +54,19 @@ class Mixture:
         glosses = gloss_skills(read_glosses(config.wordnet)) if config.wordnet else {}
         return cls(pictures={**PICTURES, **emoji}, texts={**TEXTS, **glosses})
 
-    def samples(self, rng: Random, count: int) -> tuple[str, list[Sample]]:
-        """The kind of a step and its samples: all with pictures or none, as blank ones cost as much."""
-        kind = "pictures" if rng.random() < WITH_PICTURES else "text"
+    def samples(self, rng: Random, count: int, done: float = 0.0) -> tuple[str, list[Sample]]:
+        """The kind of a step and its samples: all with pictures or none, as blank ones cost as much.
+
+        Args:
+            rng: decides all.
+            count: of samples.
+            done: the part of the training that lies behind, 0 to 1.
+        """
+        later = done >= LATER
+        kind = "pictures" if rng.random() < (LATER_WITH_PICTURES if later else WITH_PICTURES) else "text"
         skills = self.pictures if kind == "pictures" else self.texts
-        weights = [share for _, share in skills.values()]
+        focus = FOCUS if later else {}
+        weights = [focus.get(name, share) for name, (_, share) in skills.items()]
         found: list[Sample] = []
         for name in rng.choices(list(skills), weights, k=-(-count // CHUNK)):
             make, prompted = skills[name][0], name in QUESTIONS and rng.random() < PROMPTED
@@ -58,7 +74,10 @@ class Mixture:
             found += [replace(make(rng), decoder_prompt=prompt) for _ in range(CHUNK)]
         return kind, found[:count]
 
-    def batch(self, rng: Random, count: int, tokenizer: OfaTokenizer) -> tuple[str, dict[str, Tensor]]:
-        """The kind of a step and its tensors."""
-        kind, samples = self.samples(rng, count)
+    def batch(
+        self, step: int, config: PretrainConfig, tokenizer: OfaTokenizer
+    ) -> tuple[str, dict[str, Tensor]]:
+        """The kind of a step and its tensors, which follow from the seed and the step's number."""
+        rng = Random(f"{config.seed} step {step}")
+        kind, samples = self.samples(rng, config.batch_size, step / config.steps)
         return kind, collate(samples, tokenizer, PIXELS)
