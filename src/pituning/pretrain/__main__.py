@@ -6,6 +6,7 @@ example: python -m pituning.pretrain --out ofa-mini --steps 20000
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def pretrain(config: PretrainConfig, out: Path, *, stop_after: int | None = None
     tokenizer = learn_vocabulary(config, mixture)
     torch.manual_seed(config.seed)
     model = OfaForConditionalGeneration(OfaConfig(vocab_size=len(tokenizer), **SHAPE))
+    start_places(model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def batches(step: int) -> tuple[str, dict[str, Tensor]]:
@@ -64,6 +66,18 @@ def pretrain(config: PretrainConfig, out: Path, *, stop_after: int | None = None
     curve = train(model, batches, config, out / "work", stop_after=stop_after)
     if len(curve) == config.steps:
         write(model, tokenizer, out / "model")
+
+
+def start_places(model: OfaForConditionalGeneration) -> None:
+    """Patches' positions start as waves over columns and rows, as strong as the patches' contents."""
+    table, side = model.get_encoder().embed_image_positions.weight, model.config.image_bucket_size
+    quarter = model.config.d_model // 4
+    rates = math.pi * 8 ** torch.linspace(0, 1, quarter)
+    angles = (torch.arange(side) / side)[:, None] * rates
+    waves = math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)
+    across, down = waves.repeat(side, 1), waves.repeat_interleave(side, dim=0)
+    with torch.no_grad():
+        table[1 : side * side + 1] = torch.cat([across, down], dim=1)
 
 
 def write(model: OfaForConditionalGeneration, tokenizer: OfaTokenizer, folder: Path) -> None:

@@ -20,12 +20,12 @@ from pituning.pretrain.sources import read_emoji, read_glosses
 WITH_PICTURES = 0.72
 """Share of the steps; a step on text takes a third of the time."""
 
-LATER = 5 / 12
+LATER = 0.2
 """Part of the steps after which `FOCUS` holds: words are learnt soon, places slowly."""
 
 LATER_WITH_PICTURES = 0.85
 
-FOCUS = {"grounding": 0.45, "finding": 0.14, "region": 0.2, "matching": 0.16}
+FOCUS = {"grounding": 0.3, "places": 0.25}
 """Later shares of the pictures, over those of the skills."""
 
 CHUNK = 8

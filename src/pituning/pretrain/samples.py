@@ -25,14 +25,14 @@ class Sample:
 
     Args:
         text: with its leading space; `{box}` in it stands for the tokens of `box`.
-        answer: words, or a box.
+        answer: words, a box, or several of both in a row.
         picture: [side, side, 3].
         box: of a region that the text asks about.
         decoder_prompt: what the decoder reads before the answer, as in `pituning.decoding`.
     """
 
     text: str
-    answer: str | Box
+    answer: str | Box | list[str | Box]
     picture: Picture | None = None
     box: Box | None = None
     decoder_prompt: DecoderPrompt = "none"
@@ -57,10 +57,13 @@ def source_tokens(sample: Sample, tokenizer: OfaTokenizer) -> list[int]:
 
 def answer_tokens(sample: Sample, tokenizer: OfaTokenizer) -> list[int]:
     """The answer's tokens and `</s>`."""
-    if isinstance(sample.answer, str):
-        tokens: list[int] = tokenizer(" " + sample.answer, add_special_tokens=False)["input_ids"]
-    else:
-        tokens = box_tokens(sample.answer, tokenizer)
+    parts = sample.answer if isinstance(sample.answer, list) else [sample.answer]
+    tokens: list[int] = []
+    for part in parts:
+        if isinstance(part, str):
+            tokens += tokenizer(" " + part, add_special_tokens=False)["input_ids"]
+        else:
+            tokens += box_tokens(part, tokenizer)
     return [*tokens, tokenizer.eos_token_id]
 
 

@@ -18,7 +18,7 @@ from pituning.mini20.other_families import random_drawing, random_glyph, random_
 from pituning.mini20.phrases import caption, describe, noun_phrase, unique_phrases
 from pituning.mini20.reading import attribute_question, definition_sentence, random_sentence
 from pituning.mini20.rendering import pixels_of
-from pituning.mini20.scenes import COLOURS, PATTERNS, SHAPES, Scene, sample_scene
+from pituning.mini20.scenes import COLOURS, PATTERNS, SHAPES, Look, Scene, sample_look, sample_scene
 from pituning.pretrain.samples import Picture, Sample
 
 Skill = Callable[[Random], Sample]
@@ -32,10 +32,34 @@ def captioning(rng: Random) -> Sample:
     return Sample(text=DESCRIBE, answer=caption(scene, rng), picture=pixels_of(scene))
 
 
+def plain_scene(rng: Random) -> Scene:
+    """One to four things of different colours and shapes: any word tells them apart."""
+    looks: list[Look] = []
+    for _ in range(rng.randint(1, 4)):
+        look = sample_look(rng)
+        while any(look.colour == other.colour or look.shape == other.shape for other in looks):
+            look = sample_look(rng)
+        looks.append(look)
+    return sample_scene(rng, given=looks, count=len(looks))
+
+
+def any_scene(rng: Random) -> Scene:
+    """A plain one as often as one of things that are alike."""
+    return plain_scene(rng) if rng.random() < 0.5 else sample_scene(rng)
+
+
+def places(rng: Random) -> Sample:
+    """All things in any order, each with its box: grounded captioning."""
+    scene = any_scene(rng)
+    things = rng.sample(scene.things, len(scene.things))
+    answer = [part for thing in things for part in (describe(thing, rng), thing.box)]
+    return Sample(text=" what is where in the image?", answer=answer, picture=pixels_of(scene))
+
+
 def grounding(rng: Random) -> Sample:
     """The box of a thing that its looks single out."""
     while True:
-        scene = sample_scene(rng)
+        scene = any_scene(rng)
         thing = rng.choice(scene.things)
         phrases = unique_phrases(scene, thing)
         if phrases:
@@ -46,7 +70,7 @@ def grounding(rng: Random) -> Sample:
 
 def region(rng: Random) -> Sample:
     """What is in a box."""
-    scene = sample_scene(rng)
+    scene = any_scene(rng)
     thing = rng.choice(scene.things)
     text = " what does the region describe? region: {box}"
     return Sample(text=text, answer=describe(thing, rng), picture=pixels_of(scene), box=thing.box)
@@ -142,7 +166,8 @@ def ordering(rng: Random) -> Sample:
 
 PICTURES: Mapping[str, tuple[Skill, float]] = {
     "captioning": (captioning, 0.16),
-    "grounding": (grounding, 0.24),
+    "grounding": (grounding, 0.2),
+    "places": (places, 0.16),
     "region": (region, 0.1),
     "matching": (matching, 0.12),
     "listing": (listing, 0.12),

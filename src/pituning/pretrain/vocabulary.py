@@ -36,5 +36,5 @@ def learn_vocabulary(config: PretrainConfig, mixture: Mixture) -> OfaTokenizer:
 
 
 def _texts(sample: Sample) -> list[str]:
-    answer = [" " + sample.answer] if isinstance(sample.answer, str) else []
-    return [sample.text.replace("{box}", ""), *answer]
+    parts = sample.answer if isinstance(sample.answer, list) else [sample.answer]
+    return [sample.text.replace("{box}", ""), *(" " + part for part in parts if isinstance(part, str))]
