@@ -5,8 +5,9 @@ differences), so that `PeftModel.from_pretrained` loads their adapters, and tran
 """
 
 from pituning.backbones import Backbone, load_backbone
+from pituning.card import ExpertCard
 from pituning.errors import PituningError
-from pituning.expert import Expert, ExpertCard
+from pituning.expert import Expert
 from pituning.interpolate import Mixture, TuneConfig, TuneResult, tune
 from pituning.methods import BottleneckConfig, SelfAttentionPrefixConfig
 from pituning.pool import Pool

@@ -1,4 +1,4 @@
-"""Fill a pool: an expert and an embedding for each task."""
+"""Fill a pool: an expert and an embedding for each task, or adapters that were trained elsewhere."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from pituning.backbones import Backbone
-from pituning.expert import Expert
+from pituning.expert import Expert, attach_expert
+from pituning.interpolate.compatible import Space, obstacle
 from pituning.neighborhood import Neighborhood
-from pituning.pool import WORK, Pool
+from pituning.pool import Pool
 from pituning.predict import FisherConfig, embed
+from pituning.store import WORK
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
 
@@ -75,3 +78,40 @@ def build_pool(
             add_expert(pool, backbone, task, config, progress=progress)
             built.append(task.name)
     return built
+
+
+def adopt(expert: Expert, backbone: Backbone, task: Task | None = None) -> Expert:
+    """An adapter that fits the backbone; the card of one trained elsewhere gets what backbone and task tell.
+
+    Raises:
+        ExpertError: if its tensors are not those that its configuration has on this backbone.
+    """
+    card = expert.card
+    if card.backbone.startswith("?"):
+        card = replace(card, backbone=backbone.fingerprint, backbone_name=backbone.name)
+        if task is not None:
+            card = replace(
+                card,
+                task=task.name,
+                source=task.source,
+                modality=task.modality,
+                metric=task.metric,
+                labels=list(task.candidates),
+            )
+    adopted = Expert(card, expert.config, expert.tensors)
+    attach_expert(backbone, adopted)
+    return adopted
+
+
+def obstacles(expert: Expert, pool: Pool) -> dict[Space, str]:
+    """Space -> why the expert cannot be mixed there with any of the pool's (the first thousand of them).
+
+    "" where it can.
+    """
+    names = [name for name in pool if name != expert.name][:1000]
+    others = [pool.get(name) for name in names] or [expert.renamed("others")]
+    found: dict[Space, str] = {}
+    for space in get_args(Space):
+        reasons = [obstacle(expert, other, space) for other in others]
+        found[space] = "" if "" in reasons else reasons[0]
+    return found

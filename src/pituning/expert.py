@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,50 +22,19 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pituning.adapter_files import WEIGHTS, check_finite, load_peft_config, load_tensors
+from pituning.adapter_files import (
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    check_values,
+    load_peft_config,
+    load_tensors,
+    read_adapter,
+)
+from pituning.card import ExpertCard
 from pituning.errors import ExpertError, PituningError
 from pituning.foundation import Foundation
 from pituning.seed import isolated_seed
-
-CARD = "expert.json"
-UNKNOWN = "unknown"  # the initialisation of an adapter trained elsewhere
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertCard:
-    """Where an expert comes from.
-
-    Attributes:
-        name: unique in a pool.
-        task: the task's name.
-        backbone: the frozen model's fingerprint.
-        backbone_name: what it was loaded from; for people, and to load it again.
-        initialisation: hash of the adapter's tensors and configuration before training. Experts with the same
-            one may be mixed in parameter space.
-        data: the fingerprint of the examples it saw.
-        source: the fingerprint of the whole training split they were drawn from.
-        modality: the task's.
-        labels: the candidates, in the order of a head's outputs.
-        scores: what was measured, by name ("validation", "test").
-        history: how it was trained; see `FitResult`.
-        versions: of the libraries that made it.
-        recipe: the configuration that made it.
-    """
-
-    name: str
-    task: str
-    backbone: str
-    backbone_name: str = ""
-    initialisation: str = UNKNOWN
-    data: str = UNKNOWN
-    source: str = UNKNOWN
-    modality: str = UNKNOWN
-    labels: Sequence[str] = ()
-    metric: str = UNKNOWN
-    scores: Mapping[str, float] = field(default_factory=dict)
-    history: Sequence[Mapping[str, int | float]] = field(default_factory=list)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,19 +96,21 @@ class Expert:
         """Write the expert's files into a folder that exists.
 
         Raises:
-            ExpertError: if a value is not finite.
+            ExpertError: if it could not be read again, such as for a value that is not finite.
         """
-        check_finite(self.tensors, f"expert {self.name!r}")
+        check_values(self.tensors, f"expert {self.name!r}")
+        card = self.card.to_bytes()
         config = copy.deepcopy(self.config)
         config.inference_mode = True
         for name, value in vars(config).items():  # PEFT's sets have another order in every process
             if isinstance(value, (set, frozenset)):
-                setattr(config, name, sorted(value))
+                setattr(config, name, sorted(value, key=str))
         config.save_pretrained(str(folder))
+        load_peft_config((folder / CONFIG).read_bytes(), self.tensors, f"expert {self.name!r}")
         # Clones: safetensors refuses tensors that share memory.
         tensors = {n: t.detach().cpu().contiguous().clone() for n, t in self.tensors.items()}
         (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
-        (folder / CARD).write_text(json.dumps(asdict(self.card), indent=1, sort_keys=True) + "\n")
+        (folder / CARD).write_bytes(card)
 
     @classmethod
     def load(cls, folder: str | Path) -> Expert:
@@ -148,22 +119,25 @@ class Expert:
         Raises:
             ExpertError: if a file is missing, truncated, not safetensors, or holds a value not finite.
         """
-        folder = Path(folder)
-        tensors = load_tensors(folder / WEIGHTS)
-        config = load_peft_config(folder)
-        card_file = folder / CARD
-        if not card_file.is_file():
-            base = str(config.base_model_name_or_path)
-            return cls(ExpertCard(name=folder.name, task=folder.name, backbone=f"?{base}"), config, tensors)
-        try:
-            card = ExpertCard(**json.loads(card_file.read_text()))
-        except (ValueError, TypeError) as error:
-            raise ExpertError(
-                "expert.json must hold an expert's card",
-                f"{card_file}: {error}",
-                "Restore or delete the file.",
-            ) from error
-        return cls(card, config, tensors)
+        return cls.from_files(read_adapter(Path(folder)), Path(folder))
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], folder: Path) -> Expert:
+        """The expert of a folder whose files were read.
+
+        Raises:
+            ExpertError: as `load`.
+        """
+        missing = sorted({WEIGHTS, CONFIG}.difference(files))
+        if missing:
+            fix = "Name a PEFT adapter's folder."
+            raise ExpertError("an expert has weights and a configuration", f"{folder}: no {missing[0]}", fix)
+        tensors = load_tensors(files[WEIGHTS], str(folder / WEIGHTS))
+        config = load_peft_config(files[CONFIG], tensors, str(folder / CONFIG))
+        if CARD in files:
+            return cls(ExpertCard.parse(files[CARD], str(folder / CARD)), config, tensors)
+        base = str(config.base_model_name_or_path)
+        return cls(ExpertCard(name=folder.name, task=folder.name, backbone=f"?{base}"), config, tensors)
 
 
 def attach(backbone: Foundation, config: PeftConfig, *, labels: Sequence[str] = (), seed: int) -> PeftModel:
@@ -215,7 +189,7 @@ def attach_expert(backbone: Foundation, expert: Expert) -> PeftModel:
         load_into(model, expert)
     except PituningError:
         raise
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # PEFT checks no types: what it raises is a fault of the configuration
         raise ExpertError(
             f"expert {expert.name!r} must fit the backbone {backbone.name!r}",
             f"{type(error).__name__}: {error}".splitlines()[0],
@@ -297,7 +271,7 @@ def tensors_digest(tensors: Mapping[str, Tensor], config: PeftConfig) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
+    return sorted(value, key=str) if isinstance(value, (set, frozenset)) else str(value)
 
 
 def library_versions() -> dict[str, str]:

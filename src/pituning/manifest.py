@@ -1,88 +1,193 @@
-"""What a pool's folder holds: `pool.json`, with the SHA-256 of every file."""
+"""What a pool's folder holds: `pool.json`, and the SHA-256 of every file of each expert in `.manifest/`."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pituning.errors import PoolError
+from pituning.safe_files import parse_json, read_file
 
 MANIFEST = "pool.json"
-FORMAT = 1
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-SCRATCH = re.compile(r"\.scratch-[A-Za-z0-9_]+")
+ENTRIES = ".manifest"
+SCRATCH = ".scratch"
+FORMAT = 2
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+SCRATCH_1 = re.compile(r"\.scratch-[A-Za-z0-9_]+")  # of format 1
 
 
-def read_manifest(pool: Path) -> dict[str, Any]:
-    """Format, init_seed and experts: name -> {files: {file: hash}, next: {files, scratch}}, one or both.
-
-    `next` is what was written over the expert and lies in a scratch folder, or already in place.
+def read_facts(pool: Path) -> dict[str, int]:
+    """`pool.json`: format and init_seed.
 
     Raises:
-        PoolError: unless it is whole. Its names become paths, so they are checked too.
+        PoolError: unless it is whole, and of this format or an older one.
     """
+    found = _read_manifest(pool)
+    return {"format": found["format"], "init_seed": found["init_seed"]}
+
+
+def _read_manifest(pool: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads((pool / MANIFEST).read_text())
-        if manifest["format"] != FORMAT:
-            raise PoolError(
-                f"this version reads pools of format {FORMAT}",
-                f"format {manifest['format']}",
-                "Update pituning.",
-            )
-        for name, entry in manifest["experts"].items():
-            files = (
-                [*entry["files"]]
-                if "next" not in entry
-                else [*entry.get("files", ()), *entry["next"]["files"]]
-            )
-            odd = [place for place in (name, *files) if not NAME.fullmatch(place)]
-            if "next" in entry and not SCRATCH.fullmatch(entry["next"]["scratch"]):
-                odd.append(entry["next"]["scratch"])
-            if odd:
-                raise KeyError(f"{odd[0]!r} is no name of an expert or a file")
-    except PoolError:
+        found: dict[str, Any] = parse_json(read_file(pool / MANIFEST))
+        known, seed = found["format"], found["init_seed"] if found["format"] in (1, FORMAT) else 0
+        if any(type(number) is not int or not 0 <= number < 2**63 for number in (known, seed)) or not known:
+            raise ValueError(f"format {known!r} and init_seed {seed!r} must be natural numbers")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise PoolError(
+            f"{MANIFEST} must be the manifest of a pool",
+            f"{pool}: {type(error).__name__} {error}",
+            f'Restore it from a copy, or write {{"format": {FORMAT}, "init_seed": SEED}} into it.',
+        ) from error
+    if known > FORMAT:
+        raise PoolError(
+            f"this version reads pools up to format {FORMAT}", f"format {known} in {pool}", "Update pituning."
+        )
+    return found
+
+
+def write_facts(pool: Path, init_seed: int) -> None:
+    """Write `pool.json` at once."""
+    write_json(pool / MANIFEST, {"format": FORMAT, "init_seed": init_seed}, pool / f".{MANIFEST}.new")
+
+
+def names_in(pool: Path) -> list[str]:
+    """The experts' names, sorted."""
+    try:
+        files = os.listdir(pool / ENTRIES)
+    except FileNotFoundError:
+        return []
+    return sorted(file[:-5] for file in files if file.endswith(".json") and NAME.fullmatch(file[:-5]))
+
+
+def entry_path(pool: Path, name: str) -> Path:
+    """Where an expert's entry lies."""
+    return pool / ENTRIES / f"{name}.json"
+
+
+def read_entry(pool: Path, name: str) -> dict[str, str]:
+    """File name -> SHA-256 of an expert.
+
+    Raises:
+        FileNotFoundError: there is none.
+        PoolError: it is not whole. Its names become paths, so they are checked too.
+    """
+    path = entry_path(pool, name)
+    try:
+        files: dict[str, str] = parse_json(read_file(path))["files"]
+        _check_files(files)
+        if not files:
+            raise ValueError("no file is named")
+    except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise PoolError(
+            "an expert's entry in the manifest names its files and their SHA-256",
+            f"{path}: {error}",
+            "Run `pituning pool verify POOL --repair`.",
+        ) from error
+    return files
+
+
+def write_entry(pool: Path, name: str, files: Mapping[str, str]) -> None:
+    """Replace an expert's entry at once: from this moment on the expert is what has these files."""
+    write_json(entry_path(pool, name), {"files": files}, pool / SCRATCH / ".entry")
+
+
+def write_json(path: Path, value: Any, scratch: Path) -> None:
+    """Write beside, then move into place."""
+    try:
+        scratch.write_text(json.dumps(value, indent=1, sort_keys=True))
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def file_hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    """File name -> SHA-256."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+
+
+def read_folder(folder: Path, files: Mapping[str, str]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """An expert's files that are as its entry says, and file -> fault of the others."""
+    if folder.is_symlink():
+        return {}, dict.fromkeys(files, "lies behind a link, which is never followed")
+    content, faults = {}, {}
+    for file, digest in files.items():
+        try:
+            found = read_file(folder / file)
+            if hashlib.sha256(found).hexdigest() == digest:
+                content[file] = found
+            else:
+                faults[file] = "was altered or truncated"
+        except (FileNotFoundError, NotADirectoryError):
+            faults[file] = "is missing"
+        except PermissionError:
+            faults[file] = "must be readable"
+        except (OSError, ValueError):
+            link = (folder / file).is_symlink()
+            faults[file] = "is a link, which is never followed" if link else "was altered or truncated"
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        faults |= {file: "is stray" for file in os.listdir(folder) if file not in files}
+    return content, faults
+
+
+def migrate(pool: Path) -> None:
+    """Under the pool's lock: bring a pool of format 1, whose `pool.json` held all entries, to this format.
+
+    `pool.json` is replaced last; stopped before, the next reader does it again.
+
+    Raises:
+        PoolError: if the manifest is not whole.
+    """
+    manifest = _read_manifest(pool)
+    if manifest["format"] != 1:
+        return
+    entries = _entries_1(pool, manifest)
+    for folder in (SCRATCH, ENTRIES):
+        (pool / folder).mkdir(exist_ok=True)
+    for name, (files, scratch) in entries.items():
+        write_entry(pool, name, files)
+        if scratch and not (pool / scratch).is_symlink() and (pool / scratch / name).is_dir():
+            if (pool / name).exists():
+                os.replace(pool / name, pool / scratch / f".old-{name}")
+            os.replace(pool / scratch / name, pool / name)
+    write_facts(pool, manifest["init_seed"])
+    for left in [pool / SCRATCH, *pool.glob(".scratch-*")]:
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _entries_1(pool: Path, manifest: dict[str, Any]) -> dict[str, tuple[dict[str, str], str]]:
+    """Name -> files of the newest version, and the scratch folder where it may still lie."""
+    entries = {}
+    try:
+        for name, entry in manifest["experts"].items():
+            newest = entry.get("next", entry)
+            files, scratch = newest["files"], newest.get("scratch", "")
+            _check_files({name: "0" * 64, **files})
+            if scratch and not SCRATCH_1.fullmatch(scratch):
+                raise ValueError(f"{scratch!r} is no scratch folder")
+            entries[name] = (files, scratch)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise PoolError(
             f"{MANIFEST} must be the manifest of a pool",
             f"{pool}: {type(error).__name__} {error}",
             "Restore it from a copy.",
         ) from error
-    return manifest
+    return entries
 
 
-def write_manifest(pool: Path, manifest: dict[str, Any]) -> None:
-    """Replace the manifest at once."""
-    scratch = pool / f".{MANIFEST}.new"
-    try:
-        scratch.write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        os.replace(scratch, pool / MANIFEST)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def file_hashes(folder: Path) -> dict[str, str]:
-    """File name -> SHA-256."""
-    return {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-
-
-def file_faults(folder: Path, files: dict[str, str]) -> list[str]:
-    """How the folder's files differ from those in the manifest."""
-    faults = []
-    for file, digest in files.items():
-        if not (folder / file).is_file():
-            faults.append(f"{file} is missing")
-        elif _sha256(folder / file) != digest:
-            faults.append(f"{file} was altered or truncated")
-    if folder.is_dir():
-        faults += [f"{path.name} is stray" for path in folder.iterdir() if path.name not in files]
-    return faults
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _check_files(files: Mapping[str, str]) -> None:
+    """Raise ValueError for a name that could be a path, or what is no SHA-256."""
+    for name, digest in files.items():
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of an expert or a file")
+        if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+            raise ValueError(f"{digest!r} is no SHA-256")

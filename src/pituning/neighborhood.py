@@ -10,8 +10,9 @@ from typing import final
 
 from torch import Tensor
 
+from pituning.card import UNKNOWN
 from pituning.errors import PoolError
-from pituning.expert import UNKNOWN, Expert
+from pituning.expert import Expert
 from pituning.foundation import Foundation
 from pituning.interpolate.compatible import Space, foreign_to, obstacle
 from pituning.pool import Pool

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from peft import LoraConfig, PeftConfig
 
+from pituning.card import UNKNOWN, ExpertCard
 from pituning.errors import BackboneError
 from pituning.expert import (
-    UNKNOWN,
     Expert,
-    ExpertCard,
     attach,
     library_versions,
     load_into,

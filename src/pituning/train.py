@@ -12,10 +12,10 @@ from torch import nn
 
 from pituning.backbones import Backbone
 from pituning.backbones.base import batches_by_length
+from pituning.card import ExpertCard
 from pituning.errors import ConfigError, ExpertError
 from pituning.expert import (
     Expert,
-    ExpertCard,
     attach,
     initialisation_of,
     library_versions,

@@ -410,8 +410,8 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, method: str, file: str) -> None:
     [
         ("write_bytes", "adapter_model.safetensors"),
         ("write_bytes", "embedding.safetensors"),
-        ("write_text", "expert.json"),
-        ("write_text", ".pool.json.new"),
+        ("write_bytes", "expert.json"),
+        ("write_text", ".entry"),
     ],
 )
 def test_full_disk_leaves_the_pool_as_it_was(

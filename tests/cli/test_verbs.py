@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from command import INSTALLED, SHORT, Outcome, call, outcome_of, process, tree
 from conftest import World
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel
 
 import pituning_command
+from pituning.backbones import load_backbone
+from pituning.expert import attach
 from pituning.task import load_task
 from pituning_command import VERBS, main
 
@@ -148,7 +150,10 @@ def test_graph_draws_all_pairs(world: World, tmp_path: Path) -> None:
 def test_pool_lists_shows_adds_removes_and_verifies(world: World, tmp_path: Path) -> None:
     pool = tmp_path / "new"
     assert call("pool", "add", pool, world.pool / "a", "--name", "first", "--json").document == {
-        "added": "first"
+        "added": "first",
+        "embedded": False,
+        "spaces": ["parameters", "delta"],
+        "reasons": {},
     }
     listed = call("pool", "list", pool, "--json").document
     assert [(entry["name"], entry["task"], entry["embedded"]) for entry in listed["experts"]] == [
@@ -171,6 +176,68 @@ def test_check_finds_what_is_wrong(world: World, pool: Path) -> None:
         outcome = call("check", path, "--json")
         assert (outcome.code, outcome.document["kind"], len(outcome.document["faults"])) == (2, kind, 1)
     assert "altered or truncated" in call("pool", "verify", pool).out
+
+
+def test_pool_repair_says_what_it_did(world: World, pool: Path) -> None:
+    (pool / "a" / "adapter_model.safetensors").write_bytes(b"short")
+    (pool / "b" / "embedding.safetensors").unlink()
+    outcome = call("pool", "verify", pool, "--repair", "--json")
+    assert (outcome.code, outcome.document["faults"]) == (0, [])
+    assert [line.split(",")[0] for line in outcome.document["repaired"]] == [
+        "a: moved to .quarantine/a-1",
+        "b: dropped the embedding",
+    ]
+    assert (pool / ".quarantine" / "a-1" / "adapter_model.safetensors").read_bytes() == b"short"
+    assert call("embed", world.task("b"), "--pool", pool).code == 0
+    assert call("pool", "verify", pool, "--repair").out == "2 experts, no faults\n"
+
+
+def test_repair_leaves_what_only_its_owner_can_decide(world: World, pool: Path) -> None:
+    other = ("--backbone", world.backbone, "--pool", pool.with_name("other"), "--init-seed", 5)
+    assert call("train", world.task(), *other, *SHORT).code == 0
+    added = call("pool", "add", pool, pool.with_name("other") / "target")
+    assert "it can be mixed in delta space\nnot in parameters space: target started from" in added.out
+    outcome = call("pool", "verify", pool, "--repair")
+    assert outcome.code == 2
+    assert outcome.out.startswith("target: started from another initialisation")
+
+
+def foreign(world: World, folder: Path, **changes: object) -> Path:
+    """An adapter as PEFT alone would have left it, of another rank."""
+    options = {"r": 3, "target_modules": ["query", "value"], **changes}
+    backbone = load_backbone(world.backbone, device="cpu")
+    model = attach(backbone, LoraConfig(**options), seed=1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_adapter_from_elsewhere_is_admitted_embedded_and_mixed(
+    world: World, pool: Path, tmp_path: Path
+) -> None:
+    theirs = foreign(world, tmp_path / "theirs")
+    arguments = ("--task", world.task(), "--backbone", world.backbone, "--json")
+    document = call("pool", "add", pool, theirs, *arguments).document
+    assert (document["added"], document["embedded"], document["spaces"]) == ("theirs", True, ["delta"])
+    assert "initialisation of theirs is not known" in document["reasons"]["parameters"]
+    shown = call("pool", "show", pool, "theirs", "--json").document
+    assert (shown["task"], shown["backbone_name"]) == ("target", str(world.backbone))
+    assert call("pool", "verify", pool).code == 0
+    fixed = ("--backbone", world.backbone, "--pool", pool, "--out", tmp_path / "out", "--space", "delta")
+    tuned = call("tune", world.task("a"), *fixed, "-k", 3, *SHORT, "--expert-epochs", 1, "--json")
+    assert "theirs" in [neighbor["name"] for neighbor in tuned.document["neighbors"]], tuned
+
+
+def test_adapter_that_does_not_fit_the_backbone_is_not_admitted(
+    world: World, pool: Path, tmp_path: Path
+) -> None:
+    theirs = foreign(world, tmp_path / "theirs")
+    config = json.loads((theirs / "adapter_config.json").read_text())
+    (theirs / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["key"]}))
+    before = tree(pool)
+    outcome = call("pool", "add", pool, theirs, "--backbone", world.backbone)
+    assert outcome.code == 2
+    assert "must be those of its configuration on this backbone" in outcome.err
+    assert tree(pool) == before
 
 
 def test_checkpoints_of_a_running_train_are_no_fault_of_the_pool(pool: Path) -> None:

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,9 +68,7 @@ def test_existing_folder_is_never_overwritten(folder: Path) -> None:
     assert Expert.load(folder).name == "a"
 
 
-@pytest.mark.parametrize(
-    "failing", ["pathlib.Path.write_bytes", "pathlib.Path.write_text", "tempfile.mkdtemp"]
-)
+@pytest.mark.parametrize("failing", ["pathlib.Path.write_bytes", "tempfile.mkdtemp"])
 def test_full_disk_leaves_nothing_behind(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +110,18 @@ def test_truncated_weights_are_refused(cut: int, folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(ExpertError, match="whole safetensors file"):
         Expert.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"task": "\x1b[2J"}, {"scores": {"test": float("nan")}}, {"config": lora(megatron_config={"a": 1})}],
+)
+def test_expert_that_could_not_be_read_again_is_not_written(change: dict[str, Any], tmp_path: Path) -> None:
+    one = expert("a")
+    config = change.pop("config", one.config)
+    with pytest.raises(ExpertError):
+        Expert(replace(one.card, **change), config, one.tensors).save(tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

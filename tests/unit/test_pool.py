@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
-import subprocess
-import sys
-import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pools import FILES, TINY, embedding_of, snapshot, tiny
 from small import expert, lora, same_tensors
 from torch import nn
 
@@ -21,26 +23,6 @@ from pituning.errors import ExpertError, PoolError, StaleEmbeddingError
 from pituning.expert import Expert
 from pituning.foundation import Frozen
 from pituning.pool import Pool
-from pituning.predict import TaskEmbedding
-
-TINY = Frozen(nn.Sequential(nn.Linear(4, 4)), name="tiny")
-
-
-def tiny(name: str, scale: float = 0.2) -> Expert:
-    return expert(name, lora(target_modules=["0"]), TINY, scale=scale)
-
-
-def embedding_of(one: Expert, value: float = 1.0) -> TaskEmbedding:
-    return TaskEmbedding(
-        task=one.name,
-        components={"0.lora_A.weight": torch.full((2, 4), value)},
-        expert=one.digest,
-        data="data",
-        config="config",
-        source="source",
-        setting="default",
-        examples=1,
-    )
 
 
 @pytest.fixture
@@ -49,11 +31,6 @@ def pool(tmp_path: Path) -> Pool:
     for name in ("a", "b"):
         pool.add(tiny(name), embedding_of(tiny(name)))
     return pool
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if name != ".lock"}
 
 
 def test_add_then_get_is_bit_exact(tmp_path: Path) -> None:
@@ -75,7 +52,13 @@ def test_pool_lists_contains_counts_and_remembers_its_seed(pool: Pool) -> None:
         5,
     )
     assert pool.verify() == []
-    assert sorted(path.name for path in pool.path.iterdir()) == [".lock", "a", "b", "pool.json"]
+    assert sorted(path.name for path in pool.path.iterdir()) == [
+        ".lock",
+        ".manifest",
+        "a",
+        "b",
+        "pool.json",
+    ]
 
 
 def test_embedding_round_trip(pool: Pool) -> None:
@@ -141,9 +124,6 @@ def test_names_that_are_no_plain_folder_are_refused(name: str, pool: Pool) -> No
     with pytest.raises(PoolError, match=r"names? "):
         pool.add(tiny("x").renamed(name), replace=True)
     assert snapshot(pool.path.parent) == before
-
-
-FILES = ("adapter_model.safetensors", "adapter_config.json", "expert.json", "embedding.safetensors")
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -213,7 +193,7 @@ def test_values_that_are_not_finite_are_refused(pool: Pool) -> None:
     assert snapshot(pool.path) == before
 
 
-@pytest.mark.parametrize("failing", ["write_bytes", "write_text", "mkdtemp", "mkdir"])
+@pytest.mark.parametrize("failing", ["write_bytes", "write_text", "mkdir"])
 @pytest.mark.parametrize("change", ["add", "replace", "embed", "remove"])
 def test_full_or_read_only_disk_leaves_the_pool_as_it_was(
     failing: str, change: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
@@ -221,7 +201,7 @@ def test_full_or_read_only_disk_leaves_the_pool_as_it_was(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("tempfile.mkdtemp" if failing == "mkdtemp" else f"pathlib.Path.{failing}", full)
+    monkeypatch.setattr(f"pathlib.Path.{failing}", full)
     before = snapshot(pool.path)
     changes = {
         "add": lambda: pool.add(tiny("c"), embedding_of(tiny("c"))),
@@ -229,7 +209,7 @@ def test_full_or_read_only_disk_leaves_the_pool_as_it_was(
         "embed": lambda: pool.add_embedding("a", embedding_of(tiny("a"), 3.0)),
         "remove": lambda: pool.remove("a"),
     }
-    if change == "remove" and failing in ("write_bytes", "mkdir"):
+    if change == "remove" and failing != "mkdir":
         pytest.skip("removing writes no such file")
     with pytest.raises(PoolError, match=r"have room.*No space left.*the pool is as it was"):
         changes[change]()
@@ -250,11 +230,8 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing that runs after it may touch the disk."""
 
 
-@pytest.mark.parametrize("change", ["add", "replace", "embed", "remove"])
-@pytest.mark.parametrize("moment", range(4))
-def test_writer_killed_between_any_two_renames_loses_nothing(
-    change: str, moment: int, pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def kill_at(moment: int, patch: pytest.MonkeyPatch) -> None:
+    """Before the rename of this number, and let nothing be deleted after."""
     real, calls = os.replace, 0
 
     def replace(old: Path, new: Path) -> None:
@@ -264,9 +241,15 @@ def test_writer_killed_between_any_two_renames_loses_nothing(
             raise Killed
         real(old, new)
 
-    def nothing(*_: object, **__: object) -> None:
-        return None
+    patch.setattr(os, "replace", replace)
+    patch.setattr(shutil, "rmtree", lambda *_, **__: None)
 
+
+@pytest.mark.parametrize("change", ["add", "replace", "embed", "remove"])
+@pytest.mark.parametrize("moment", range(4))
+def test_writer_killed_between_any_two_renames_loses_nothing(
+    change: str, moment: int, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes = {
         "add": lambda: pool.add(tiny("c"), embedding_of(tiny("c"))),
         "replace": lambda: pool.add(tiny("a", 0.5), replace=True),
@@ -274,8 +257,7 @@ def test_writer_killed_between_any_two_renames_loses_nothing(
         "remove": lambda: pool.remove("a"),
     }
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        patch.setattr(os, "replace", replace)
-        patch.setattr(shutil, "rmtree", nothing)
+        kill_at(moment, patch)
         changes[change]()
     survivor = Pool(pool.path)
     assert same_tensors(survivor.get("b"), tiny("b"))
@@ -290,83 +272,272 @@ def test_writer_killed_between_any_two_renames_loses_nothing(
     for name in survivor:
         survivor.get(name)
     survivor.add(tiny("last"))  # the next writer tidies
-    found = [fault for fault in survivor.verify() if fault != "a: not in the manifest"]
-    assert found == []
-    assert not list(pool.path.glob(".scratch-*"))
-
-
-# A process of its own imports torch once and forks the writers; each says in a file what it has finished.
-WRITERS = textwrap.dedent(
-    """
-    import os, random, signal, sys, time
-    sys.path[:0] = {path!r}
-    import torch
-    torch.set_num_threads(1)
-    from test_pool import Pool, tiny
-    tiny("warm")
-
-    def write(folder, log, names, count):
-        pool = Pool(folder)
-        for index in range(count):
-            pool.add(tiny(names[index % len(names)], 0.1 + index), replace=True)
-            with open(log, "a") as file:
-                file.write(f"{{names[index % len(names)]}} {{index}}\\n")
-        os._exit(0)
-
-    def fork(*arguments):
-        child = os.fork()
-        return child or write(*arguments)
-
-    {body}
-    """
-)
-
-
-def run_writers(body: str, **values: object) -> None:
-    here = Path(__file__).parent
-    code = WRITERS.format(path=[str(here), str(here.parent)], body=body.format(**values))
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
-
-
-def finished(log: Path) -> dict[str, int]:
-    lines = log.read_text().splitlines() if log.exists() else []
-    return {name: int(index) for name, index in (line.split() for line in lines)}
-
-
-@pytest.mark.slow
-def test_two_writers_lose_none_of_each_others_experts(tmp_path: Path) -> None:
-    pool = Pool.create(tmp_path / "pool")
-    names = {prefix: [f"{prefix}-{index}" for index in range(20)] for prefix in "xy"}
-    body = (
-        "children = [fork({pool!r}, {log!r} + prefix, names, 20) for prefix, names in {names!r}.items()];"
-        "assert all(os.waitpid(child, 0)[1] == 0 for child in children)"
-    )
-    run_writers(body, pool=str(pool.path), log=str(tmp_path / "log"), names=names)
-    assert sorted(pool) == sorted(names["x"] + names["y"])
-    assert pool.verify() == []
-
-
-@pytest.mark.slow
-def test_killed_writer_leaves_every_finished_expert(tmp_path: Path) -> None:
-    pools = [Pool.create(tmp_path / f"pool-{index}") for index in range(10)]
-    body = (
-        "draw = random.Random({seed});"
-        "[(child := fork(pool, pool + '.log', ['a', 'b', 'c'], 10**6), time.sleep(draw.uniform(0.05, 0.3)),"
-        " os.kill(child, signal.SIGKILL), os.waitpid(child, 0)) for pool in {pools!r}]"
-    )
-    run_writers(body, seed=0, pools=[str(pool.path) for pool in pools])
-    assert any(pool.path.with_suffix(".log").exists() for pool in pools)
-    for pool in pools:
-        done = finished(pool.path.with_suffix(".log"))
-        found = {name: pool.get(name) for name in pool}
-        assert set(done) <= set(found)
-        for name, index in done.items():  # its next version may have been finished and not announced
-            assert any(same_tensors(found[name], tiny(name, 0.1 + version)) for version in (index, index + 3))
-        pool.add(tiny("next"))
-        assert pool.verify() == []
+    assert survivor.verify() == []
+    assert not list(pool.path.glob(".scratch*"))
 
 
 def test_manifest_is_json_with_the_hash_of_every_file(pool: Pool) -> None:
-    manifest = json.loads((pool.path / "pool.json").read_text())
-    assert set(manifest["experts"]["a"]["files"]) == set(FILES)
-    assert set(manifest["experts"]["a"]) == {"files"}
+    assert json.loads((pool.path / "pool.json").read_text()) == {"format": 2, "init_seed": 5}
+    entry = json.loads((pool.path / ".manifest" / "a.json").read_text())
+    digests = {file: hashlib.sha256((pool.path / "a" / file).read_bytes()).hexdigest() for file in FILES}
+    assert entry == {"files": digests}
+
+
+def as_format_1(pool: Pool) -> dict[str, Any]:
+    """Put the pool into the format whose `pool.json` held every entry."""
+    entries = {name: json.loads((pool.path / ".manifest" / f"{name}.json").read_text()) for name in pool}
+    shutil.rmtree(pool.path / ".manifest")
+    manifest = {"format": 1, "init_seed": 5, "experts": entries}
+    (pool.path / "pool.json").write_text(json.dumps(manifest))
+    return manifest
+
+
+def test_pool_of_format_1_is_migrated(pool: Pool) -> None:
+    before = snapshot(pool.path)
+    as_format_1(pool)
+    assert (list(Pool(pool.path)), Pool(pool.path).init_seed, pool.verify()) == (["a", "b"], 5, [])
+    assert snapshot(pool.path) == before
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_migration_killed_at_any_rename_is_done_again(
+    moment: int, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the format-1 writer was killed before it moved a new version of `a` into place."""
+    before = snapshot(pool.path)
+    manifest = as_format_1(pool)
+    entry = manifest["experts"]["a"]
+    (pool.path / ".scratch-x").mkdir()
+    shutil.copytree(pool.path / "a", pool.path / ".scratch-x" / "a")
+    (pool.path / "a" / "expert.json").write_text("{}")
+    manifest["experts"]["a"] = {"files": {"expert.json": "0" * 64}, "next": entry | {"scratch": ".scratch-x"}}
+    (pool.path / "pool.json").write_text(json.dumps(manifest))
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        kill_at(moment, patch)
+        Pool(pool.path)
+    assert Pool(pool.path).verify() in (
+        [],
+        [".scratch: left by a killed writer; the next one finishes or clears it"],
+    )
+    pool.repair()
+    assert snapshot(pool.path) == before
+
+
+def test_pool_of_a_newer_format_is_refused(pool: Pool) -> None:
+    (pool.path / "pool.json").write_text('{"format": 3, "experts": "elsewhere"}')
+    before = snapshot(pool.path)
+    with pytest.raises(PoolError, match=r"reads pools up to format 2; given: format 3 .*Update pituning"):
+        Pool(pool.path)
+    assert snapshot(pool.path) == before
+
+
+def test_embedding_again_keeps_the_expert_bit_for_bit(pool: Pool) -> None:
+    path = pool.path / "a" / "adapter_config.json"
+    with pool._store.writing():
+        files = {file: (pool.path / "a" / file).read_bytes() for file in FILES}
+        pool._store.rewrite("a", files | {path.name: files[path.name] + b"\n"})
+    pool.add_embedding("a", embedding_of(tiny("a"), 3.0))
+    assert path.read_bytes() == files[path.name] + b"\n"
+
+
+def stored(pool: Pool, name: str, **files: bytes) -> None:
+    """An expert whose files are as the manifest says, whatever they hold."""
+    with pool._store.writing():
+        found = {path.name: path.read_bytes() for path in (pool.path / "a").iterdir()}
+        pool._store.rewrite(name, found | {file.replace("__", "."): held for file, held in files.items()})
+
+
+def of_another_backbone(pool: Pool) -> None:
+    other = Frozen(nn.Sequential(nn.Linear(4, 4)), name="other")
+    pool.add(expert("x", lora(target_modules=["0"]), other))
+
+
+def of_another_start(pool: Pool) -> None:
+    pool.add(expert("x", lora(target_modules=["0"]), TINY, init_seed=7))
+
+
+def of_other_shapes(pool: Pool) -> None:
+    one = tiny("x")
+    pool.add(Expert(one.card, one.config, {name: t[:, :3] for name, t in one.tensors.items()}))
+
+
+def stale(pool: Pool) -> None:
+    card = json.loads((pool.path / "a" / "expert.json").read_text())
+    stored(
+        pool,
+        "x",
+        embedding__safetensors=embedding_of(tiny("b")).to_bytes(),
+        expert__json=json.dumps(card | {"name": "x"}).encode(),
+    )
+
+
+FAULTS: dict[str, tuple[Callable[[Pool], Any], str, str]] = {
+    "altered weights": (
+        lambda p: (p.path / "a" / FILES[0]).write_bytes(b"short"),
+        "a: adapter_model.safetensors was altered or truncated",
+        "a: moved to .quarantine/a-1, for adapter_model.safetensors was altered or truncated",
+    ),
+    "missing card": (
+        lambda p: (p.path / "a" / FILES[2]).unlink(),
+        "a: expert.json is missing",
+        "a: moved to .quarantine/a-1, for expert.json is missing",
+    ),
+    "missing folder": (
+        lambda p: shutil.rmtree(p.path / "a"),
+        "a: embedding.safetensors is missing",
+        "a: moved to .quarantine/a-1, for ",
+    ),
+    "damaged entry": (
+        lambda p: (p.path / ".manifest" / "a.json").write_text("{"),
+        "a: an expert's entry in the manifest names its files",
+        "a: moved to .quarantine/a-1, for ",
+    ),
+    "lost entry": (
+        lambda p: (p.path / ".manifest" / "a.json").unlink(),
+        "a: not in the manifest",
+        "a: moved to .quarantine/a-1",
+    ),
+    "card of another name": (
+        lambda p: stored(p, "x"),
+        "x: an expert's card has its name; given: 'a' for 'x'",
+        "x: moved to .quarantine/x-1, for 'a' for 'x'",
+    ),
+    "altered embedding": (
+        lambda p: (p.path / "a" / FILES[3]).write_bytes(b"short"),
+        "a: embedding.safetensors was altered or truncated",
+        "a: dropped the embedding, which was altered or truncated; run `pituning embed`",
+    ),
+    "missing embedding": (
+        lambda p: (p.path / "a" / FILES[3]).unlink(),
+        "a: embedding.safetensors is missing",
+        "a: dropped the embedding, which is missing; run `pituning embed`",
+    ),
+    "stale embedding": (
+        stale,
+        "x: the embedding of 'x' must be of the expert as now",
+        "x: dropped the embedding, which was of no use",
+    ),
+    "stray file of an expert": (
+        lambda p: (p.path / "a" / "adapter_model.bin").write_bytes(b"pickle"),
+        "a: adapter_model.bin is stray",
+        "a: moved adapter_model.bin to .quarantine/adapter_model.bin-1",
+    ),
+    "stray file": (
+        lambda p: (p.path / "notes.txt").write_text("mine"),
+        "notes.txt: not in the manifest",
+        "notes.txt: moved to .quarantine/notes.txt-1",
+    ),
+    "stray folder": (
+        lambda p: shutil.copytree(p.path / "a", p.path / "c"),
+        "c: not in the manifest",
+        "c: moved to .quarantine/c-1",
+    ),
+    "stray entry": (
+        lambda p: (p.path / ".manifest" / "notes.txt").write_text("mine"),
+        ".manifest/notes.txt: no expert's entry",
+        "notes.txt: moved to .quarantine/notes.txt-1",
+    ),
+    "link to another expert": (
+        lambda p: (shutil.rmtree(p.path / "a"), (p.path / "a").symlink_to("b")),
+        "a: is a link, which is never followed",
+        "a: moved to .quarantine/a-1",
+    ),
+    "link for a file": (
+        lambda p: (
+            (p.path / "a" / FILES[2]).unlink(),
+            (p.path / "a" / FILES[2]).symlink_to("../b/expert.json"),
+        ),
+        "a: expert.json is a link, which is never followed",
+        "a: moved to .quarantine/a-1, for expert.json is a link",
+    ),
+    "killed writer": (
+        lambda p: shutil.copytree(p.path / "a", p.path / ".scratch" / "c"),
+        ".scratch: left by a killed writer",
+        "finished or cleared what a killed writer left",
+    ),
+    "checkpoint of a run that has ended": (
+        lambda p: ((p.path / ".work-a").mkdir(), os.utime(p.path / ".work-a", (0, 0))),
+        ".work-a: left by a run that has ended",
+        ".work-a: deleted, it belongs to a run that has ended",
+    ),
+    "killed while it was created": (
+        lambda p: (p.path / ".pool.json.new").write_text("{"),
+        ".pool.json.new: not in the manifest",
+        ".pool.json.new: deleted",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_verify_finds_it_and_repair_mends_it_and_loses_nothing(case: str, pool: Pool) -> None:
+    pool.add(tiny("z"))
+    break_it, fault, mended = FAULTS[case]
+    break_it(pool)
+    before = snapshot(pool.path)
+    assert any(found.startswith(fault) for found in pool.verify()), pool.verify()
+    done = pool.repair()
+    assert [line for line in done if line.startswith(mended)], done
+    assert (pool.verify(), pool.repair()) == ([], [])
+    assert same_tensors(pool.get("b"), tiny("b"))
+    derived = ("embedding.safetensors", ".work-a", ".scratch", ".pool.json.new", ".manifest")
+    kept = list(snapshot(pool.path).values())
+    lost = [name for name, held in before.items() if held not in kept]
+    assert not [name for name in lost if not any(part in name for part in derived)]
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (of_another_backbone, r"x: was trained on another backbone \(.{12}\) than most"),
+        (of_another_start, r"x: started from another initialisation \(.{12}\) than most"),
+        (of_other_shapes, r"x: its shapes are not those of its initialisation"),
+    ],
+)
+def test_expert_that_does_not_belong_is_found_and_left(
+    make: Callable[[Pool], None], fault: str, pool: Pool
+) -> None:
+    make(pool)
+    assert re.search(fault, "\n".join(pool.verify()))
+    before = snapshot(pool.path)
+    assert pool.repair() == []
+    assert snapshot(pool.path) == before
+
+
+def test_adapter_from_elsewhere_is_no_fault(pool: Pool, tmp_path: Path) -> None:
+    folder = expert("x", lora(target_modules=["0"], r=3), TINY).save(tmp_path / "x")
+    (folder / "expert.json").unlink()
+    pool.add(Expert.load(folder))
+    assert pool.verify() == []
+
+
+def test_damaged_expert_can_be_removed_and_replaced(pool: Pool) -> None:
+    for name in "ab":
+        (pool.path / ".manifest" / f"{name}.json").write_text("{")
+    pool.remove("a")
+    pool.add(tiny("b"), replace=True)
+    assert (list(pool), pool.verify()) == (["b"], [])
+
+
+def test_reader_sees_the_old_or_the_new_expert_while_it_is_replaced(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One looks after every step of a writer."""
+    seen = []
+    versions = {scale: tiny("a", scale) for scale in (0.2, 0.5)}
+
+    def followed(step: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*given: Any, **named: Any) -> Any:
+            found = step(*given, **named)
+            expert = Pool(pool.path).get("a")
+            seen.append(next(scale for scale, one in versions.items() if same_tensors(expert, one)))
+            return found
+
+        return wrapped
+
+    for owner, name in ((os, "replace"), (Path, "write_bytes"), (Path, "write_text"), (Path, "mkdir")):
+        monkeypatch.setattr(owner, name, followed(getattr(owner, name)))
+    pool.add(tiny("a", 0.5), replace=True)
+    monkeypatch.undo()
+    assert sorted(seen) == seen
+    assert set(seen) == {0.2, 0.5}
+    assert len(seen) > 8

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from pituning.backbones import load_backbone
-from pituning.building import build_pool
+from pituning.building import adopt, build_pool, obstacles
+from pituning.cli.embed import as_trained, backbone_of
 from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import members, task_named
@@ -15,6 +16,7 @@ from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import PoolError
 from pituning.expert import Expert
 from pituning.pool import Pool
+from pituning.predict import embed
 from pituning.train import TrainConfig
 
 EXAMPLE = "pituning pool list pool"
@@ -31,10 +33,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a name for show and remove, an adapter folder for add, for build task folders, mini20/NAME or "
         "mini20 (all twenty)",
     )
-    parser.add_argument("--backbone", help="build: local folder, Hub id, 'ofa-mini' or 'minilm'")
+    parser.add_argument("--backbone", help="build, add: local folder, Hub id, 'ofa-mini' or 'minilm'")
     add_recipe_option(parser)
     parser.add_argument("--name", help="add: the expert's name in the pool (default: its own)")
+    parser.add_argument("--task", help="add: the task it was trained on, to embed it")
     parser.add_argument("--replace", action="store_true", help="add: replace the expert of that name")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="verify: mend what can be mended; damaged experts are moved to POOL/.quarantine",
+    )
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -63,17 +71,44 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if options.action == "remove":
         pool.remove(options.items[0])
         return {"removed": options.items[0]}, f"removed {options.items[0]!r}"
+    return _verify(pool, options.repair)
+
+
+def _verify(pool: Pool, repair: bool) -> tuple[dict[str, Any], str]:
+    """The exit code is 2 if faults remain."""
+    repaired = {"repaired": pool.repair()} if repair else {}
     faults = pool.verify()
-    return {"faults": faults}, "\n".join(faults) or f"{len(pool)} experts, no faults"
+    lines = [f"repaired: {line}" for line in repaired.get("repaired", ())]
+    lines += faults or [f"{len(pool)} experts, no faults"]
+    return {**repaired, "faults": faults}, "\n".join(lines)
 
 
 def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Admit an adapter of any origin, checked on its --backbone and embedded on its --task."""
     expert = Expert.load(options.items[0])
     expert = expert.renamed(options.name) if options.name else expert
     Pool.check_name(expert.name)
-    Pool.create(options.pool).add(expert, replace=options.replace)  # last: a mistake leaves no empty pool
-    text = f"added {expert.name!r} to {options.pool}; embed it before it is predicted"
-    return {"added": expert.name}, text
+    embedding = None
+    if options.backbone or options.task:
+        backbone = backbone_of(expert, options.backbone)
+        task = as_trained(task_named(options.task), expert, None) if options.task else None
+        expert = adopt(expert, backbone, task)
+        if task is not None:
+            embedding = embed(backbone, expert, task, progress=progress_wanted(options.json))
+    pool = Pool.create(options.pool)  # last: a mistake leaves no empty pool
+    pool.add(expert, embedding, replace=options.replace)
+    reasons = obstacles(expert, pool)
+    spaces = [space for space, reason in reasons.items() if not reason]
+    lines = [
+        f"added {expert.name!r} to {options.pool}; it can be mixed in {' and '.join(spaces) or 'no'} space",
+        *(f"not in {space} space: {reason}" for space, reason in reasons.items() if reason),
+    ]
+    if embedding is None:
+        lines.append(
+            "not embedded, so it is no neighbour yet: give --task and --backbone, or `pituning embed`"
+        )
+    document = {"added": expert.name, "embedded": embedding is not None, "spaces": spaces}
+    return document | {"reasons": {space: why for space, why in reasons.items() if why}}, "\n".join(lines)
 
 
 def _build(options: argparse.Namespace) -> tuple[dict[str, Any], str]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pituning.card import UNKNOWN
 from pituning.errors import MixtureError
-from pituning.expert import UNKNOWN, Expert, attach, library_versions, load_into, saved_tensors
+from pituning.expert import Expert, attach, library_versions, load_into, saved_tensors
 from pituning.interpolate.delta import low_rank, stacked_config
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Literal, get_args
 
+from pituning.card import UNKNOWN
 from pituning.errors import MixtureError
-from pituning.expert import UNKNOWN, Expert, is_head
+from pituning.expert import Expert, is_head
 from pituning.foundation import Foundation
 
 Space = Literal["parameters", "delta"]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -23,6 +22,7 @@ from pituning.errors import BackboneError, ConfigError, StaleEmbeddingError
 from pituning.expert import Expert, attach_expert, is_head
 from pituning.predict.fisher import accumulate, batch_squared_fisher
 from pituning.predict.similarity import Setting, similarity
+from pituning.safe_files import parse_json, parse_metadata, parse_tensors, read_file
 from pituning.task import Example, Task
 
 EMBEDDING = "embedding.safetensors"
@@ -132,16 +132,41 @@ class TaskEmbedding:
             StaleEmbeddingError: if it is missing or not a whole embedding file.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                facts: dict[str, Any] = json.loads((file.metadata() or {})["embedding"])
-                components = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            content = read_file(path)
+        except (OSError, ValueError) as error:
+            raise _no_embedding(path, error) from error
+        return cls.from_bytes(content, path)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, path: Path) -> TaskEmbedding:
+        """The embedding in a file that was read.
+
+        Raises:
+            StaleEmbeddingError: as `load`.
+        """
+        try:
+            facts: dict[str, Any] = parse_json(parse_metadata(content)["embedding"].encode())
+            components = parse_tensors(content)
+            odd = [name for name, tensor in components.items() if not _is_fisher(tensor)]
+            if odd:
+                raise ValueError(f"{odd[0]!r} is not finite, non-negative float32")
+            if any(not isinstance(value, int if n == "examples" else str) for n, value in facts.items()):
+                raise ValueError("its facts are of other types")
             return cls(components=components, **facts)
-        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise StaleEmbeddingError(
-                "a task embedding is a whole safetensors file written by `pituning embed`",
-                f"{path} ({type(error).__name__}: {error})",
-                "Run `pituning embed` again.",
-            ) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise _no_embedding(path, error) from error
+
+
+def _is_fisher(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and bool(((tensor >= 0) & torch.isfinite(tensor)).all())
+
+
+def _no_embedding(path: Path, error: Exception) -> StaleEmbeddingError:
+    return StaleEmbeddingError(
+        "a task embedding is a whole safetensors file written by `pituning embed`",
+        f"{path} ({type(error).__name__}: {error})",
+        "Run `pituning embed` again.",
+    )
 
 
 _FACTS = [entry.name for entry in dataclasses.fields(TaskEmbedding) if entry.name != "components"]
