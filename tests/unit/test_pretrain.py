@@ -183,7 +183,7 @@ def test_short_names_of_pictures_and_glosses_of_met_nouns_are_read(sources: tupl
     (found,) = read_emoji(sources[0])
     assert found.name == "red box"
     assert found.picture.shape == (64, 64, 4)
-    assert read_glosses(sources[1]) == (Gloss("cup", "thing", "a thing to drink from"),)
+    assert read_glosses(sources[1]) == (Gloss("cup", "a thing to drink from"), Gloss("thing", "what is"))
 
 
 @pytest.mark.parametrize(("reader", "file"), [(read_emoji, "emoji.json"), (read_glosses, "data.noun")])
@@ -213,7 +213,7 @@ def test_boxes_of_emoji_are_of_what_is_not_transparent(sources: tuple[Path, Path
 def test_a_step_is_made_by_its_random_numbers_alone_and_is_of_one_kind(sources: tuple[Path, Path]) -> None:
     mixture = Mixture.of(PretrainConfig(emoji=sources[0], wordnet=sources[1]))
     assert {"naming", "finding"} < set(mixture.pictures)
-    assert {"kinds", "glosses", "recalling"} < set(mixture.texts)
+    assert "glossing" in mixture.texts
     del mixture.pictures["finding"]  # type: ignore[attr-defined]  # it wants four pictures
     kinds = set()
     for seed in range(8):
@@ -224,16 +224,6 @@ def test_a_step_is_made_by_its_random_numbers_alone_and_is_of_one_kind(sources: 
         assert {sample.picture is not None for sample in samples} == {kind == "pictures"}
         kinds.add(kind)
     assert kinds == {"pictures", "text"}
-
-
-def test_later_steps_show_more_places() -> None:
-    mixture = Mixture.of(PretrainConfig())
-
-    def boxes(done: float) -> int:
-        samples = [one for seed in range(60) for one in mixture.samples(Random(seed), 16, done)[1]]
-        return sum(isinstance(sample.answer, tuple) or sample.box is not None for sample in samples)
-
-    assert boxes(0.9) > 1.3 * boxes(0.1)
 
 
 def test_no_skill_shows_what_only_test_splits_hold() -> None:

@@ -8,10 +8,14 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 
 from pituning.cli.options import add_options, read_options
 from pituning.errors import PituningError
@@ -54,6 +58,23 @@ def main() -> int:
 def pretrain(config: PretrainConfig, out: Path, *, stop_after: int | None = None) -> None:
     """Tokenizer, model and training; `out/model` is a folder that `load_backbone` reads."""
     mixture = Mixture.of(config)
+    config = replace(config, processes=1) if torch.cuda.is_available() else config
+    if config.processes == 1:
+        _train(0, config, mixture, out, stop_after, "")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"file://{folder}/meeting"
+        given = (config, mixture, out, stop_after, meeting)
+        start_processes(_train, given, nprocs=config.processes, start_method="fork")
+
+
+def _train(
+    rank: int, config: PretrainConfig, mixture: Mixture, out: Path, stop_after: int | None, meeting: str
+) -> None:
+    """One of the processes, which meet in a file; the first writes."""
+    if meeting:
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=config.processes)
     tokenizer = learn_vocabulary(config, mixture)
     torch.manual_seed(config.seed)
     model = OfaForConditionalGeneration(OfaConfig(vocab_size=len(tokenizer), **SHAPE))
@@ -61,11 +82,13 @@ def pretrain(config: PretrainConfig, out: Path, *, stop_after: int | None = None
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def batches(step: int) -> tuple[str, dict[str, Tensor]]:
-        return mixture.batch(step, config, tokenizer)
+        return mixture.batch(step, rank, config, tokenizer)
 
     curve = train(model, batches, config, out / "work", stop_after=stop_after)
-    if len(curve) == config.steps:
+    if rank == 0 and len(curve) == config.steps:
         write(model, tokenizer, out / "model")
+    if meeting:
+        dist.destroy_process_group()
 
 
 def start_places(model: OfaForConditionalGeneration) -> None:

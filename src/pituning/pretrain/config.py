@@ -34,8 +34,11 @@ SHAPE: dict[str, Any] = {
 class PretrainConfig:
     """How `ofa-mini` is made."""
 
-    steps: int = field(default=14_000, metadata={"help": "updates in all"})
-    batch_size: int = field(default=64, metadata={"help": "examples an update"})
+    steps: int = field(default=9_000, metadata={"help": "updates in all"})
+    batch_size: int = field(default=128, metadata={"help": "examples an update, shared by the processes"})
+    processes: int = field(
+        default=2, metadata={"help": "that train together, each on one thread; one on a GPU"}
+    )
     learning_rate: float = field(default=8e-4, metadata={"help": "peak of the one cycle"})
     warmup: float = field(default=0.03, metadata={"help": "part of the steps over which the rate rises"})
     weight_decay: float = field(default=0.02, metadata={"help": "decoupled, as in AdamW"})
@@ -54,7 +57,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Collect what is out of range."""
-        least = {"steps": 1, "batch_size": 1, "pieces": 300, "bins": 2, "checkpoint_every": 1}
+        least = {"steps": 1, "batch_size": 1, "processes": 1, "pieces": 300, "bins": 2, "checkpoint_every": 1}
         faults = [
             ConfigError(f"{name} must be at least {low}", str(getattr(self, name)), f"Raise {name}.")
             for name, low in least.items()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -42,7 +43,7 @@ def train(
     where an uninterrupted one does.
 
     Returns:
-        The loss curve: step, kind and loss of every update.
+        The loss curve: step, kind and loss of every update (of this process's part of the batch).
 
     Raises:
         TrainingError: the loss is not finite, or the checkpoint is of another configuration.
@@ -53,14 +54,16 @@ def train(
     )
     curve = _resume(model, optimizer, config, folder)
     last = min(config.steps, stop_after or config.steps)
-    bar = tqdm(range(len(curve), last), disable=not progress, initial=len(curve), total=last)
+    bar = tqdm(
+        range(len(curve), last), disable=not (progress and _is_first()), initial=len(curve), total=last
+    )
     for step in bar:
         kind, batch = batches(step)
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
         loss = _update(model, optimizer, {n: t.to(device) for n, t in batch.items()}, config, step)
         curve.append({"step": step, "kind": kind, "loss": loss})
         bar.set_postfix_str(f"{kind} {loss:.3f}")
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == last:
+        if ((step + 1) % config.checkpoint_every == 0 or step + 1 == last) and _is_first():
             _save(model, optimizer, config, folder, curve)
     return curve
 
@@ -91,9 +94,26 @@ def _update(
             "the loss must stay finite", f"{float(loss.detach())} at step {step}", "Lower --learning-rate."
         )
     loss.backward()
+    _average_gradients(model)
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     optimizer.step()
     return float(loss.detach())
+
+
+def _average_gradients(model: torch.nn.Module) -> None:
+    """Over the processes, where there are several; all have trained on batches of the same kind."""
+    if not dist.is_initialized():
+        return
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def _is_first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def _schedule(step: int, config: PretrainConfig) -> float:

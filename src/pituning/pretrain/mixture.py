@@ -17,21 +17,13 @@ from pituning.pretrain.samples import Sample, collate
 from pituning.pretrain.skills import PICTURES, TEXTS, Skill
 from pituning.pretrain.sources import read_emoji, read_glosses
 
-WITH_PICTURES = 0.72
+WITH_PICTURES = 0.78
 """Share of the steps; a step on text takes a third of the time."""
-
-LATER = 0.2
-"""Part of the steps after which `FOCUS` holds: words are learnt soon, places slowly."""
-
-LATER_WITH_PICTURES = 0.85
-
-FOCUS = {"grounding": 0.3, "places": 0.25}
-"""Later shares of the pictures, over those of the skills."""
 
 CHUNK = 8
 """Samples of one skill in a batch."""
 
-QUESTIONS = {"matching", "listing", "defining", "reading", "comparing", "kinds", "recalling"}
+QUESTIONS = {"matching", "listing", "defining", "reading", "comparing"}
 PROMPTED = 0.5
 """Share of the chunks of `QUESTIONS` whose decoder reads the text first, as some of OFA's datasets want."""
 
@@ -54,19 +46,11 @@ class Mixture:
         glosses = gloss_skills(read_glosses(config.wordnet)) if config.wordnet else {}
         return cls(pictures={**PICTURES, **emoji}, texts={**TEXTS, **glosses})
 
-    def samples(self, rng: Random, count: int, done: float = 0.0) -> tuple[str, list[Sample]]:
-        """The kind of a step and its samples: all with pictures or none, as blank ones cost as much.
-
-        Args:
-            rng: decides all.
-            count: of samples.
-            done: the part of the training that lies behind, 0 to 1.
-        """
-        later = done >= LATER
-        kind = "pictures" if rng.random() < (LATER_WITH_PICTURES if later else WITH_PICTURES) else "text"
+    def samples(self, rng: Random, count: int) -> tuple[str, list[Sample]]:
+        """The kind of a step and its samples: all with pictures or none, as blank ones cost as much."""
+        kind = "pictures" if rng.random() < WITH_PICTURES else "text"
         skills = self.pictures if kind == "pictures" else self.texts
-        focus = FOCUS if later else {}
-        weights = [focus.get(name, share) for name, (_, share) in skills.items()]
+        weights = [share for _, share in skills.values()]
         found: list[Sample] = []
         for name in rng.choices(list(skills), weights, k=-(-count // CHUNK)):
             make, prompted = skills[name][0], name in QUESTIONS and rng.random() < PROMPTED
@@ -75,9 +59,8 @@ class Mixture:
         return kind, found[:count]
 
     def batch(
-        self, step: int, config: PretrainConfig, tokenizer: OfaTokenizer
+        self, step: int, part: int, config: PretrainConfig, tokenizer: OfaTokenizer
     ) -> tuple[str, dict[str, Tensor]]:
-        """The kind of a step and its tensors, which follow from the seed and the step's number."""
-        rng = Random(f"{config.seed} step {step}")
-        kind, samples = self.samples(rng, config.batch_size, step / config.steps)
-        return kind, collate(samples, tokenizer, PIXELS)
+        """The kind of a step and one part of its batch, which follow from the seed and the step's number."""
+        kind, samples = self.samples(Random(f"{config.seed} step {step}"), config.batch_size)
+        return kind, collate(samples[part :: config.processes], tokenizer, PIXELS)

@@ -34,7 +34,7 @@ def emoji_skills(emoji: Sequence[Emoji]) -> Mapping[str, tuple[Skill, float]]:
         text = f' which region does the text " {shown[0].name} " describe?'
         return Sample(text=text, answer=boxes[0], picture=grained(np.asarray(canvas), rng))
 
-    return {"naming": (naming, 0.18), "finding": (finding, 0.1)}
+    return {"naming": (naming, 0.12), "finding": (finding, 0.08)}
 
 
 def _ground(rng: Random) -> Image.Image:
@@ -56,18 +56,10 @@ def _place(
 
 
 def gloss_skills(glosses: Sequence[Gloss]) -> Mapping[str, tuple[Skill, float]]:
-    """The kind of a noun, its definition with words missing, and the noun of a definition."""
+    """The definition of a noun, with words missing."""
 
-    def kinds(rng: Random) -> Sample:
-        found = rng.choice(glosses)
-        return Sample(text=f" what is {found.word}?", answer=f"a kind of {found.kind}")
-
-    def glosses_infilling(rng: Random) -> Sample:
+    def glossing(rng: Random) -> Sample:
         found = rng.choice(glosses)
         return masked([found.word, "is", *found.text.split()], rng)
 
-    def recalling(rng: Random) -> Sample:
-        found = rng.choice(glosses)
-        return Sample(text=f' which word means " {found.text} "?', answer=found.word)
-
-    return {"kinds": (kinds, 0.05), "glosses": (glosses_infilling, 0.1), "recalling": (recalling, 0.05)}
+    return {"glossing": (glossing, 0.1)}

@@ -3,7 +3,7 @@
 | source | package | licence | read |
 |---|---|---|---|
 | emoji | npm `emoji-datasource-google` 16.0.0 | MIT; pictures: Noto Emoji, Apache 2.0 | pictures, names |
-| WordNet 3.0 | Debian `wordnet-base` | WordNet 3.0 | nouns that were met in tagged text: kind, gloss |
+| WordNet 3.0 | Debian `wordnet-base` | WordNet 3.0 | nouns that were met in tagged text: glosses |
 """
 
 from __future__ import annotations
@@ -39,10 +39,9 @@ class Emoji:
 
 @dataclass(frozen=True)
 class Gloss:
-    """A noun, what it is a kind of, and its definition."""
+    """A noun and its definition."""
 
     word: str
-    kind: str
     text: str
 
 
@@ -79,19 +78,11 @@ def read_glosses(folder: Path) -> tuple[Gloss, ...]:
             continue
         pointers = int(fields[3])
         tagged, first = int(fields[5 + pointers]), fields[6 + pointers]
-        head, _, gloss = senses[first].partition(" | ")
+        gloss = senses[first].partition(" | ")[2]
         text = gloss.split(";")[0].split(' "')[0].strip().lower()
-        kind = next((senses[to] for sign, to in _pointers(head) if sign == "@"), None)
-        if tagged and kind is not None and len(text.split()) <= LONGEST_GLOSS:
-            found.append(Gloss(fields[0], kind.split()[4].replace("_", " ").lower(), text))
+        if tagged and len(text.split()) <= LONGEST_GLOSS:
+            found.append(Gloss(fields[0], text))
     return tuple(found)
-
-
-def _pointers(head: str) -> list[tuple[str, str]]:
-    """Sign and target of each pointer of a synset's line."""
-    fields = head.split()
-    start = 4 + 2 * int(fields[3], 16)
-    return [(fields[start + 1 + 4 * n], fields[start + 2 + 4 * n]) for n in range(int(fields[start]))]
 
 
 def _checked(file: Path, sha256: str, advice: str) -> bytes:
