@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from pituning.errors import ExpertError
@@ -68,7 +69,7 @@ class ExpertCard:
         """
         try:
             found = parse_json(content)
-            hints = get_type_hints(cls)
+            hints = _hints()
             wrong = [name for name, value in found.items() if name in hints and not _fits(value, hints[name])]
             if wrong:
                 raise TypeError(f"{', '.join(wrong)} of another type")
@@ -77,6 +78,11 @@ class ExpertCard:
             raise ExpertError(
                 "expert.json must hold an expert's card", f"{where}: {error}", "Restore or delete the file."
             ) from error
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(ExpertCard)
 
 
 def _fits(value: Any, hint: Any) -> bool:

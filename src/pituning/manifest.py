@@ -18,6 +18,7 @@ from pituning.safe_files import parse_json, read_file
 MANIFEST = "pool.json"
 ENTRIES = ".manifest"
 SCRATCH = ".scratch"
+SKETCHES = ".sketches"
 FORMAT = 2
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -3,38 +3,107 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import final
+from itertools import combinations, islice
+from typing import TypeVar, final
 
 from torch import Tensor
 
 from pituning.card import UNKNOWN
-from pituning.errors import PoolError
+from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert
 from pituning.foundation import Foundation
 from pituning.interpolate.compatible import Space, foreign_to, obstacle
 from pituning.pool import Pool
 from pituning.predict import Neighbor, TaskEmbedding, TaskGraph, similarity
+from pituning.predict.embedding import Order
+from pituning.predict.similarity import flat_similarities
+from pituning.sketches import Candidate, SketchIndex
+
+Found = TypeVar("Found")
+
+
+# Up to so many experts, all are read, and compared exactly.
+EXACT = 500
+
+# Of the experts whose sketches are nearest, so many at a time are read and compared exactly, until the
+# nearest have stayed the same for so many times.
+AT_ONCE, UNCHANGED = 24, 2
+SHORTLIST = 384
+
+DRAWN = 30  # in a big pool, `similarity` is of so many of the nearest
+
+
+@final
+class Read(Mapping[str, Found]):
+    """What a pool holds by name, read when it is asked for, and kept."""
+
+    def __init__(self, names: Collection[str], read: Callable[[str], Found]) -> None:
+        self._names, self._read = names, read
+        self._found: dict[str, Found] = {}
+
+    def __getitem__(self, name: str) -> Found:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._found:
+            self._found[name] = self._read(name)
+        return self._found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@final
+class Refused(dict[str, str]):
+    """Expert -> the reason; in a big pool, of the experts that were asked about."""
+
+    def __init__(self, reason: Callable[[str], str]) -> None:
+        super().__init__()
+        self._reason, self._accepted = reason, set[str]()
+
+    def __contains__(self, name: object) -> bool:
+        if isinstance(name, str) and name not in self._accepted and not super().__contains__(name):
+            reason = self._reason(name)
+            if reason:
+                self[name] = reason
+            else:
+                self._accepted.add(name)
+        return super().__contains__(name)
 
 
 @final
 @dataclass(frozen=True)
 class Neighborhood:
-    """A pool's experts and those of their embeddings that there are, read once.
+    """A pool's experts and those of their embeddings that there are.
 
-    Reading finds altered files and stale embeddings before anything is trained.
+    Of a pool of at most `EXACT` experts, all are read at once, which finds altered files and stale
+    embeddings before anything is trained. Of a bigger one, those that are asked for; the nearest are looked
+    for among the experts whose sketches are nearest.
     """
 
     experts: Mapping[str, Expert]
     embeddings: Mapping[str, TaskEmbedding]
+    index: SketchIndex | None = None
+    pool: Pool | None = None
 
     @classmethod
-    def of(cls, pool: Pool) -> Neighborhood:
-        """Read the pool."""
-        embedded = [name for name in pool if pool.has_embedding(name)]
-        return cls({name: pool.get(name) for name in pool}, {name: pool.embedding(name) for name in embedded})
+    def of(cls, pool: Pool, *, exact: int = EXACT) -> Neighborhood:
+        """Read the pool, or its sketches where it holds more than `exact` experts."""
+        names = list(pool)
+        if len(names) > exact:
+            index = pool.sketches()
+            digests = index.embedded()
+            embeddings = Read(digests, lambda name: pool.embedding(name, digests[name].hex()))
+            return cls(Read({*names}, pool.get), embeddings, index, pool)
+        embedded = [name for name in names if pool.has_embedding(name)]
+        return cls({name: pool.get(name) for name in names}, {n: pool.embedding(n) for n in embedded})
 
     def typical(self, backbone: Foundation) -> Expert | None:
         """An expert of the initialisation that most share, among those of this backbone; None of no expert.
@@ -42,20 +111,23 @@ class Neighborhood:
         Raises:
             PoolError: if every expert was trained on another backbone.
         """
-        foreign = {name: foreign_to(expert, backbone) for name, expert in self.experts.items()}
+        names = self.index.starts() if self.index else self.experts  # those of one start are alike
+        foreign = {name: foreign_to(self.experts[name], backbone) for name in names}
         if foreign and all(foreign.values()):
             raise PoolError(
                 "the pool must hold experts that were trained on this backbone",
                 next(iter(foreign.values())),
                 "Name the backbone of the pool, or a pool that was trained on this one.",
             )
-        here = [expert for name, expert in self.experts.items() if not foreign[name]]
+        here = [self.experts[name] for name in names if not foreign[name]]
         known = [expert for expert in here if expert.card.initialisation != UNKNOWN] or here
         counts = Counter(expert.card.initialisation for expert in known)
         return max(known, key=lambda expert: counts[expert.card.initialisation], default=None)
 
     def refusals(self, own: Expert, embedding: TaskEmbedding, space: Space) -> dict[str, str]:
-        """Experts that cannot be a neighbour -> the reason."""
+        """Experts that cannot be a neighbour -> the reason; in a big pool, see `Refused`."""
+        if self.index:
+            return Refused(lambda name: self._reason(name, own, embedding, space, self.index))
         reasons = {name: self._reason(name, own, embedding, space) for name in self.experts}
         return {name: reason for name, reason in reasons.items() if reason}
 
@@ -63,6 +135,8 @@ class Neighborhood:
         self, embedding: TaskEmbedding, k: int, *, space: Space, without: Mapping[str, str]
     ) -> list[Neighbor]:
         """The experts whose tasks are most like an embedded one; its own task is never among them."""
+        if self.index and space == "parameters":
+            return self._nearest_by_sketch(embedding, k, without)
         names = [name for name in self.embeddings if name not in without]
         if space == "parameters":
             graph = TaskGraph([self.embeddings[name] for name in names], names=names)
@@ -78,9 +152,14 @@ class Neighborhood:
     ) -> dict[str, dict[str, float]]:
         """All pairs of an embedded task, called `name`, and the experts that `nearest` chooses from.
 
-        In delta space, two experts that adapt no module in common have the similarity 0.
+        In delta space, two experts that adapt no module in common have the similarity 0. In a big pool, of
+        the nearest experts alone.
         """
-        points = {name: embedding, **{n: e for n, e in self.embeddings.items() if n not in without}}
+        if self.index:
+            shown = [n.name for n in self.nearest(embedding, DRAWN, space=space, without=without)]
+        else:
+            shown = [n for n in self.embeddings if n not in without]
+        points = {name: embedding, **{n: self.embeddings[n] for n in shown}}
         if space == "parameters":
             rows = TaskGraph(list(points.values()), names=list(points)).similarity.tolist()
             return {n: dict(zip(points, row, strict=True)) for n, row in zip(points, rows, strict=True)}
@@ -91,8 +170,46 @@ class Neighborhood:
             found[one][two] = found[two][one] = alike
         return found
 
-    def _reason(self, name: str, own: Expert, embedding: TaskEmbedding, space: Space) -> str:
-        reason = obstacle(self.experts[name], own, space)
+    def _nearest_by_sketch(
+        self, embedding: TaskEmbedding, k: int, without: Mapping[str, str]
+    ) -> list[Neighbor]:
+        """Compare exactly, from the nearest sketches on, until nothing better is found."""
+        if self.index is None or self.pool is None:
+            return []
+        order = Order(embedding.components)
+        mine = order.flat(embedding.components)
+        candidates, unchanged = self.index.nearest(embedding, SHORTLIST), 0
+        alike: dict[str, float] = {}
+        found: list[str] = []
+        for start in range(0, len(candidates), AT_ONCE):
+            batch = [one for one in candidates[start : start + AT_ONCE] if one.name not in alike]
+            files = {one.name: content for one in batch if (content := _file(self.pool, one))}
+            values = [order.values(content, self.pool.path / name) for name, content in files.items()]
+            compared = flat_similarities(mine, values, order.sizes, setting=embedding.setting)
+            alike |= dict(zip(files, compared.tolist(), strict=True))
+            best = (name for name in sorted(alike, key=lambda name: (-alike[name], name)))
+            before, found = found, [*islice((n for n in best if self._may_help(n, embedding, without)), k)]
+            unchanged = unchanged + 1 if found == before and len(found) == k else 0
+            if unchanged == UNCHANGED:
+                break
+        return TaskGraph([self.embeddings[name] for name in found], names=found).nearest(embedding, k)
+
+    def _may_help(self, name: str, embedding: TaskEmbedding, without: Mapping[str, str]) -> bool:
+        """Whether an expert is of another task, and not refused."""
+        other = self.embeddings[name]
+        return other.task != embedding.task and other.source != embedding.source and name not in without
+
+    def _reason(
+        self,
+        name: str,
+        own: Expert,
+        embedding: TaskEmbedding,
+        space: Space,
+        index: SketchIndex | None = None,
+    ) -> str:
+        # What stands in the way in parameter space is the same for all of one start.
+        alike = index is not None and space == "parameters" and index.starts_like(name, own)
+        reason = obstacle(own if alike else self.experts[name], own, space)
         if reason:
             return reason
         if name not in self.embeddings:
@@ -103,6 +220,16 @@ class Neighborhood:
         if space == "delta" and not shared_modules(embedding, other)[0].components:
             return f"{name} adapts none of the modules that the target's expert adapts"
         return ""
+
+
+def _file(pool: Pool, one: Candidate) -> bytes:
+    """The embedding's file; empty if it went when another process removed or replaced the expert."""
+    try:
+        return pool.embedding_file(one.name, one.digest)
+    except PituningError:
+        if one.name in pool and pool.has_embedding(one.name):
+            raise
+        return b""
 
 
 def shared_modules(a: TaskEmbedding, b: TaskEmbedding) -> tuple[TaskEmbedding, TaskEmbedding]:

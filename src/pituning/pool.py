@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import final
 
 from pituning.agreement import Origin, disagreements
 from pituning.errors import PituningError, PoolError, StaleEmbeddingError
 from pituning.expert import Expert
-from pituning.manifest import MANIFEST, NAME, SCRATCH, entry_path, names_in, read_facts, read_folder
+from pituning.manifest import (
+    MANIFEST,
+    NAME,
+    SCRATCH,
+    SKETCHES,
+    entry_path,
+    names_in,
+    read_facts,
+    read_folder,
+)
 from pituning.predict.embedding import EMBEDDING, TaskEmbedding
+from pituning.safe_files import read_file
+from pituning.sketches import (
+    Records,
+    SketchIndex,
+    forget_records,
+    joined,
+    lacking,
+    may_differ_by_case,
+    name_key,
+    put_records,
+    read_records,
+    record_of,
+    replace_records,
+    stray_files,
+)
 from pituning.store import LOCK, WORK, Store
 
 
@@ -69,20 +94,40 @@ class Pool:
         """Whether an embedding was stored for this expert (it may be stale)."""
         return EMBEDDING in self._store.entry(name)
 
-    def embedding(self, name: str) -> TaskEmbedding:
+    def embedding(self, name: str, digest: str = "") -> TaskEmbedding:
         """The expert's task embedding.
+
+        Args:
+            name: of the expert.
+            digest: the SHA-256 of the embedding's file, where it is known: see `embedding_file`.
 
         Raises:
             StaleEmbeddingError: if there is none, or the expert has changed since.
         """
+        path = self.path / name / EMBEDDING
+        if digest:
+            return TaskEmbedding.from_bytes(self.embedding_file(name, digest), path)
         files = self._read(name)
         if EMBEDDING not in files:
             raise StaleEmbeddingError(
                 "an expert is embedded before it is compared", f"{name!r} is not", "Run `pituning embed`."
             )
-        embedding = TaskEmbedding.from_bytes(files[EMBEDDING], self.path / name / EMBEDDING)
+        embedding = TaskEmbedding.from_bytes(files[EMBEDDING], path)
         embedding.check_fresh(self._expert(name, files))
         return embedding
+
+    def embedding_file(self, name: str, digest: str) -> bytes:
+        """The file of an embedding that has this SHA-256, without a look at the expert; else the present one.
+
+        Raises:
+            PoolError: if there is no expert of this name (any more), or it was altered.
+            StaleEmbeddingError: if it has no embedding (any more).
+        """
+        with suppress(OSError, ValueError):
+            content = read_file(self.path / name / EMBEDDING, header=False)
+            if hashlib.sha256(content).hexdigest() == digest:
+                return content
+        return self.embedding(name).to_bytes()
 
     def add(self, expert: Expert, embedding: TaskEmbedding | None = None, *, replace: bool = False) -> None:
         """Store an expert (and its embedding) under its name.
@@ -104,9 +149,11 @@ class Pool:
             folder = scratch / expert.name
             folder.mkdir()
             expert.write(folder)
-            if embedding is not None:
-                (folder / EMBEDDING).write_bytes(embedding.to_bytes())
-            self._store.commit(expert.name)
+            content = b"" if embedding is None else embedding.to_bytes()
+            if content:
+                (folder / EMBEDDING).write_bytes(content)
+            with self._sketched(expert, embedding, content):
+                self._store.commit(expert.name)
 
     @staticmethod
     def check_name(name: str) -> None:
@@ -123,8 +170,10 @@ class Pool:
         """Store or replace the embedding of an expert, whose other files stay as they are."""
         with self._store.writing():
             files = self._read(name)
-            embedding.check_fresh(self._expert(name, files))
-            self._store.rewrite(name, files | {EMBEDDING: embedding.to_bytes()})
+            expert, content = self._expert(name, files), embedding.to_bytes()
+            embedding.check_fresh(expert)
+            with self._sketched(expert, embedding, content):
+                self._store.rewrite(name, files | {EMBEDDING: content})
 
     def remove(self, name: str) -> None:
         """Delete an expert.
@@ -134,6 +183,24 @@ class Pool:
         """
         with self._store.writing():
             self._store.remove(name)
+            with suppress(OSError):  # what is not in the manifest is not looked at
+                forget_records(self.path, name, None)
+
+    def sketches(self) -> SketchIndex:
+        """The sketches of all experts; those that are missing are made, and written where that is allowed.
+
+        Raises:
+            PoolError, StaleEmbeddingError: if an expert without a sketch is not as it was added.
+        """
+        names, records = self._known(read_records(self.path))
+        missing = sorted({*self}.difference(names))
+        if missing:
+            made = joined(self._record(name) for name in missing)
+            with suppress(PoolError), self._store.writing():  # not ours to write: made again the next time
+                now = {name_key(name): self._embedded_as(name) for name in missing if name in self}
+                put_records(self.path, made[[key in now for key in made["name"].tolist()]], now)
+            names, records = [*names, *missing], joined([records, made])
+        return SketchIndex(names, records)
 
     def verify(self) -> list[str]:
         """Everything that is wrong.
@@ -141,7 +208,9 @@ class Pool:
         Missing, altered or truncated files, links, what the manifest does not know, stale embeddings, and
         experts of another backbone, initialisation or shapes than most.
         """
-        found, origins = [], {}
+        found: list[str] = []
+        origins: dict[str, Origin] = {}
+        records: list[Records] = []
         for name in self:
             try:
                 files, faults = self._store.look(name)
@@ -150,10 +219,12 @@ class Pool:
                     expert = self._expert(name, files)
                     origins[name] = Origin.of(expert)
                     self._check_embedding(expert, files)
+                    records.append(self._record(name, files))
             except PituningError as error:
                 if name in self:  # not removed by another process meanwhile
                     found.append(f"{name}: {error}")
         found += disagreements(origins)
+        found += self._unsketched(records)
         try:
             with self._store.lock() if (self.path / LOCK).exists() else nullcontext():
                 strays = self._store.strays()
@@ -181,6 +252,12 @@ class Pool:
                     done.append(f"{path.name}: moved to {self._store.quarantine(path)}")
             for name in self:
                 done += [f"{name}: {what}" for what in self._mend(name)]
+            for path in stray_files(self.path):
+                done.append(f"{path.name}: moved to {self._store.quarantine(path)}")
+            there, wanted = read_records(self.path), joined(self._record(name) for name in self)
+            if len(there) != len(wanted) or any(lacking(there, wanted)):
+                replace_records(self.path, wanted)
+                done.append("made the sketches again")
         return done
 
     def _mend(self, name: str) -> Iterator[str]:
@@ -203,7 +280,8 @@ class Pool:
             faults[EMBEDDING] = f"was of no use ({error.given})"
         if faults:
             files.pop(EMBEDDING, None)
-            self._store.rewrite(name, files)
+            with self._sketched(expert, None, b""):
+                self._store.rewrite(name, files)
             yield f"dropped the embedding, which {faults[EMBEDDING]}; run `pituning embed`"
 
     def _check_embedding(self, expert: Expert, files: Mapping[str, bytes]) -> None:
@@ -211,6 +289,63 @@ class Pool:
         if EMBEDDING in files:
             path = self.path / expert.name / EMBEDDING
             TaskEmbedding.from_bytes(files[EMBEDDING], path).check_fresh(expert)
+
+    @contextmanager
+    def _sketched(self, expert: Expert, embedding: TaskEmbedding | None, content: bytes) -> Iterator[None]:
+        """Around a commit: the sketch is there before its expert is, and an older one until after."""
+        if not (self.path / SKETCHES).is_dir():  # a pool from before there were sketches
+            with suppress(PituningError):
+                put_records(self.path, joined(self._record(name) for name in self), {})
+        name, digest = expert.name, hashlib.sha256(content).hexdigest() if content else ""
+        now = {name_key(name): self._embedded_as(name)} if name in self else {}
+        put_records(self.path, record_of(expert, embedding, digest), now)
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                forget_records(self.path, name, self._embedded_as(name) if name in self else None)
+            raise
+        with suppress(OSError):  # the change is made; an old sketch costs a look
+            forget_records(self.path, name, digest)
+
+    def _embedded_as(self, name: str) -> str:
+        """The SHA-256 of an expert's embedding; empty where there is none, or its entry is damaged."""
+        with suppress(PoolError):
+            return self._store.entry(name).get(EMBEDDING, "")
+        return ""
+
+    def _record(self, name: str, files: Mapping[str, bytes] | None = None) -> Records:
+        """What its sketch should be."""
+        files = self._read(name) if files is None else files
+        expert = self._expert(name, files)
+        if EMBEDDING not in files:
+            return record_of(expert, None, "")
+        embedding = TaskEmbedding.from_bytes(files[EMBEDDING], self.path / name / EMBEDDING)
+        embedding.check_fresh(expert)
+        return record_of(expert, embedding, hashlib.sha256(files[EMBEDDING]).hexdigest())
+
+    def _known(self, records: Records) -> tuple[list[str], Records]:
+        """The records of experts that there are, and their names."""
+        by_key = {name_key(name): name for name in self}
+        names = [by_key.get(key) for key in records["name"].tolist()]
+        there = [name is not None for name in names]
+        return [name for name in names if name is not None], records[there]
+
+    def _unsketched(self, wanted: Iterable[Records]) -> list[str]:
+        """Faults of experts without a sketch; where no one has any, the next writer makes them."""
+        if not (self.path / SKETCHES).is_dir():
+            return []
+        names, records = self._known(joined(wanted))
+        faults = zip(names, lacking(read_records(self.path), records), strict=True)
+        missing = [name for name, fault in faults if fault and self._still_unsketched(name)]
+        return [f"{name}: its sketch is missing or stale" for name in missing]
+
+    def _still_unsketched(self, name: str) -> bool:
+        """Looked at again: it may have been replaced meanwhile."""
+        with suppress(PituningError):
+            wanted = self._record(name)  # first: the sketch is there before its expert is
+            return lacking(read_records(self.path), wanted) == [True]
+        return False
 
     def _read(self, name: str) -> dict[str, bytes]:
         """The files of an expert that is as it was added.
@@ -235,6 +370,8 @@ class Pool:
 
     def _check_case(self, name: str) -> None:
         """Raise PoolError for a name that some disks cannot tell from one that is taken."""
+        if (self.path / SKETCHES).is_dir() and not may_differ_by_case(self.path, name):
+            return  # without a look at every entry
         entry = entry_path(self.path, name)
         folded = entry.name.casefold()
         alike = [

@@ -21,14 +21,16 @@ MOST_JSON_BYTES = 16 << 20
 MOST_DIMENSIONS = 8
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+ESCAPE = re.compile(r"\\[ubf]")  # with which a text without unprintable characters can name one
 UNPRINTABLE = re.compile("[^\t\n\r -~\xa0-\ud7ff\ue000-\U0010ffff]")
 
 
-def read_file(path: Path, *, follow: bool = False) -> bytes:
+def read_file(path: Path, *, follow: bool = False, header: bool = True) -> bytes:
     """The whole file, its size (and a safetensors file's header) checked before it is read.
 
     Args:
         follow: also read what a link points to, as in the Hub's cache.
+        header: check it; not needed where the content's hash is known.
 
     Raises:
         OSError, ValueError: it is missing, no regular file, or its sizes are not right.
@@ -44,8 +46,9 @@ def read_file(path: Path, *, follow: bool = False) -> bytes:
         if path.suffix == ".safetensors":
             if facts.st_size > MOST_TENSOR_BYTES:
                 raise ValueError(f"it has {facts.st_size} bytes, more than {MOST_TENSOR_BYTES}")
-            _read_header(file, facts.st_size)
-            file.seek(0)
+            if header:
+                _read_header(file, facts.st_size)
+                file.seek(0)
         elif facts.st_size > MOST_JSON_BYTES:
             raise ValueError(f"it has {facts.st_size} bytes, more than {MOST_JSON_BYTES}")
         return file.read()
@@ -89,7 +92,8 @@ def parse_json(content: bytes) -> Any:
         found = json.loads(
             text, object_pairs_hook=_without_doubles, parse_constant=_finite, parse_float=_finite
         )
-        if odd := UNPRINTABLE.search("".join(_texts(found))):
+        suspicious = ESCAPE.search(text) or UNPRINTABLE.search(text)
+        if suspicious and (odd := UNPRINTABLE.search("".join(_texts(found)))):
             raise ValueError(f"it holds the character {odd[0]!r}")
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error

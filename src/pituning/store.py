@@ -20,6 +20,7 @@ from pituning.manifest import (
     MANIFEST,
     NAME,
     SCRATCH,
+    SKETCHES,
     entry_path,
     file_hashes,
     migrate,
@@ -36,7 +37,7 @@ from pituning.spelling import listed
 LOCK = ".lock"
 QUARANTINE = ".quarantine"
 WORK = ".work-"  # checkpoints of a run that trains an expert
-OWN = (MANIFEST, LOCK, ENTRIES, SCRATCH, QUARANTINE)
+OWN = (MANIFEST, LOCK, ENTRIES, SCRATCH, SKETCHES, QUARANTINE)
 NEW = f".{MANIFEST}.new"
 
 # A writer moves a folder once for each entry that it writes, so a reader that saw the same entry this often

@@ -186,6 +186,7 @@ def test_pool_repair_says_what_it_did(world: World, pool: Path) -> None:
     assert [line.split(",")[0] for line in outcome.document["repaired"]] == [
         "a: moved to .quarantine/a-1",
         "b: dropped the embedding",
+        "made the sketches again",
     ]
     assert (pool / ".quarantine" / "a-1" / "adapter_model.safetensors").read_bytes() == b"short"
     assert call("embed", world.task("b"), "--pool", pool).code == 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -155,6 +156,34 @@ class TaskEmbedding:
             return cls(components=components, **facts)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise _no_embedding(path, error) from error
+
+
+@final
+class Order:
+    """In which order the numbers of an embedding lie in a file, and in every file of the same components."""
+
+    def __init__(self, components: Mapping[str, Tensor]) -> None:
+        content: bytes = save({name: tensor.contiguous() for name, tensor in components.items()})
+        header = content[8 : 8 + int.from_bytes(content[:8], "little")].rstrip()
+        self._end = header[1:]  # what follows the metadata in a header that has some
+        extents = {name: entry["data_offsets"] for name, entry in json.loads(header).items()}
+        self._names = sorted(extents, key=lambda name: extents[name][0])
+        self.sizes = [components[name].numel() for name in self._names]
+
+    def values(self, content: bytes, path: Path) -> np.ndarray:
+        """All numbers of an embedding's file, float32.
+
+        Raises:
+            StaleEmbeddingError: as `TaskEmbedding.load`.
+        """
+        start = 8 + int.from_bytes(content[:8], "little")
+        if content[max(8, start - len(self._end) - 8) : start].rstrip().endswith(self._end):
+            return np.frombuffer(content, np.float32, offset=start)
+        return self.flat(TaskEmbedding.from_bytes(content, path).components)
+
+    def flat(self, components: Mapping[str, Tensor]) -> np.ndarray:
+        """All numbers of the components, float32."""
+        return torch.cat([components[name].flatten() for name in self._names]).numpy()
 
 
 def _is_fisher(tensor: Tensor) -> bool:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pituning.errors import ConfigError
 from pituning.predict.embedding import TaskEmbedding
-from pituning.predict.similarity import Setting, similarities
+from pituning.predict.similarity import Setting, all_similarities, similarities
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,7 @@ class TaskGraph:
     @cached_property
     def similarity(self) -> Float[Tensor, "tasks tasks"]:
         """Symmetric, ones on the diagonal, float64."""
-        size = len(self.embeddings)
-        matrix = torch.eye(size, dtype=torch.float64)
-        for row in range(size - 1):
-            others = [embedding.components for embedding in self.embeddings[row + 1 :]]
-            found = similarities(self.embeddings[row].components, others, setting=self.setting)
-            matrix[row, row + 1 :] = matrix[row + 1 :, row] = found
-        return matrix
+        return all_similarities([embedding.components for embedding in self.embeddings], setting=self.setting)
 
     def nearest(self, query: str | TaskEmbedding, k: int) -> list[Neighbor]:
         """The k most similar tasks, most similar first, ties by name.

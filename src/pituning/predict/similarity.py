@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pituning.errors import ConfigError
@@ -20,6 +21,9 @@ EPSILON = 1e-6
 # The default leaves out a component that is nowhere above this share of its embedding's mean: the rounding of
 # a gradient that is truly zero, such as that of a bias of the keys, to which softmax is blind (BitFit).
 ROUNDING = 1e-10
+
+# So many numbers, three times over, fit into the cache of one core.
+CACHED = 1 << 16
 
 
 def similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, setting: Setting = "default") -> float:
@@ -69,13 +73,74 @@ def similarities(
         known = (norms > 0) & (mine.max() > floor) & (theirs.amax(dim=1) > floor)
         total += torch.where(known, (x * y).sum(dim=1) / norms.where(known, 1.0), 0.0)
         used += known
-    if bool((used == 0).any()):
-        raise ConfigError(
-            "two embeddings must share a component that is not zero",
-            "every component is zero in one of them",
-            "Embed a trained expert: the Fisher information of an untrained LoRA's A is zero.",
-        )
+    _check_known(used)
     return (total / used).clamp(max=1.0)
+
+
+def all_similarities(
+    embeddings: Sequence[Mapping[str, Tensor]], *, setting: Setting = "default"
+) -> Float[Tensor, "n n"]:
+    """`similarity` of all pairs, float64; in the default setting from float32 values, to about 1e-6.
+
+    One row of a component is compared with as many others as stay in a processor's cache.
+    """
+    size = len(embeddings)
+    for embedding in embeddings:
+        _check_components(embeddings[0], embedding)
+        _check_values(embedding)
+    total, used = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, size)
+    scale = _means(embeddings) if setting == "default" else torch.ones(size, dtype=torch.float64)
+    floor, dtype = (ROUNDING, torch.float32) if setting == "default" else (0.0, torch.float64)
+    for name in sorted(embeddings[0]) if embeddings else ():
+        values = torch.stack(
+            [(e[name].flatten().double() / s).to(dtype) for e, s in zip(embeddings, scale, strict=True)]
+        )
+        there = values.amax(dim=1) > floor
+        block = max(1, CACHED // values.shape[1])
+        for row in range(size - 1):
+            one, square = values[row], values[row].square()
+            for start in range(row + 1, size, block):
+                others = values[start : start + block]
+                ratio = (others + (one + EPSILON)).reciprocal_()
+                own = (ratio * ratio) @ square
+                theirs = others * ratio
+                norms = own.double().sqrt() * torch.linalg.vector_norm(theirs, dim=1).double()
+                known = (norms > 0) & there[row] & there[start : start + block]
+                both = (ratio.mul_(theirs) @ one).double()
+                total[row, start : start + block] += torch.where(known, both / norms.where(known, 1.0), 0.0)
+                used[row, start : start + block] += known
+    matrix = (total / used.clamp(min=1.0)).clamp(max=1.0)
+    _check_known(used + used.T + torch.eye(size))
+    return matrix + matrix.T + torch.eye(size, dtype=torch.float64)
+
+
+def flat_similarities(
+    a: Shaped[np.ndarray, " numbers"],
+    others: Sequence[Shaped[np.ndarray, " numbers"]],
+    sizes: Sequence[int],
+    *,
+    setting: Setting = "default",
+) -> Float[np.ndarray, " others"]:
+    """`similarities` of embeddings whose components, of these sizes, lie one after another, unchecked."""
+    mine, theirs = a.astype(np.float64)[None], np.array(others, np.float64).reshape(len(others), a.size)
+    floor = 0.0
+    if setting == "default":
+        floor = ROUNDING
+        for values in (mine, theirs):
+            means = values.mean(axis=1, keepdims=True)
+            values /= np.where(means > 0, means, 1.0)
+    total, used, start = np.zeros(len(others)), np.zeros(len(others)), 0
+    for size in sizes:
+        one, other = mine[:, start : start + size], theirs[:, start : start + size]
+        start += size
+        ratio = 1 / (one + other + EPSILON)
+        x, y = one * ratio, other * ratio
+        norms = np.sqrt(np.einsum("ns,ns->n", x, x) * np.einsum("ns,ns->n", y, y))
+        known = (norms > 0) & (one.max() > floor) & (other.max(axis=1) > floor)
+        total += np.where(known, np.einsum("ns,ns->n", x, y) / np.where(known, norms, 1.0), 0.0)
+        used += known
+    found: Float[np.ndarray, " others"] = total / used.clip(min=1.0)
+    return found
 
 
 def _means(embeddings: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, " embeddings"]:
@@ -95,6 +160,16 @@ def _check_values(embedding: Mapping[str, Tensor]) -> None:
             "Fisher information is finite and not negative",
             f"not so in {', '.join(broken[:3])}",
             "Compute the embedding again.",
+        )
+
+
+def _check_known(used: Tensor) -> None:
+    """Raise where no component says anything."""
+    if bool((used == 0).any()):
+        raise ConfigError(
+            "two embeddings must share a component that is not zero",
+            "every component is zero in one of them",
+            "Embed a trained expert: the Fisher information of an untrained LoRA's A is zero.",
         )
 
 

@@ -1,0 +1,213 @@
+"""Sketches find what exact search finds, and follow the pool."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pools import tiny
+from torch import Tensor
+
+from pituning import neighborhood
+from pituning.errors import PoolError
+from pituning.manifest import SKETCHES
+from pituning.neighborhood import Neighborhood
+from pituning.pool import Pool
+from pituning.predict import TaskEmbedding, TaskGraph
+from pituning.predict.embedding import Order
+from pituning.predict.similarity import Setting, flat_similarities, similarities
+from pituning.predict.sketch import SIZE, UNKNOWN, Sketches, layout, sketch
+from pituning.sketches import read_records
+
+SHAPES = {"0.lora_A.weight": (4, 64), "0.lora_B.weight": (64, 4), "bias": (50,)}
+
+
+def drawn(seed: int, family: int | None = None) -> dict[str, Tensor]:
+    """Log-normal components of a family (its own for None), which vary by member."""
+    own = np.random.default_rng([0, seed])
+    shared = np.random.default_rng([1, seed if family is None else family])
+    spread = own.uniform(0.1, 0.6)
+    return {
+        name: torch.from_numpy(
+            np.exp(shared.normal(-9, 0.8, shape) + own.normal(0, spread, shape)).astype(np.float32)
+        )
+        for name, shape in SHAPES.items()
+    }
+
+
+def point(name: str, components: dict[str, Tensor], setting: Setting = "default") -> TaskEmbedding:
+    return TaskEmbedding(name, components, tiny(name).digest, "d", "c", f"source of {name}", setting, 1)
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Pool:
+    """Forty experts of four families."""
+    pool = Pool.create(tmp_path / "pool")
+    for number in range(40):
+        pool.add(tiny(f"e{number}"), point(f"e{number}", drawn(number, number % 4)))
+    return pool
+
+
+def records(pool: Pool) -> set[bytes]:
+    return {record.tobytes() for record in read_records(pool.path)}
+
+
+def nearest(pool: Pool, target: TaskEmbedding, exact: int, k: int = 5) -> list[str]:
+    around, own = Neighborhood.of(pool, exact=exact), tiny("target")
+    refused = around.refusals(own, target, "parameters")
+    found = around.nearest(target, k, space="parameters", without=refused)
+    return [neighbor.name for neighbor in found]
+
+
+def test_recall_of_ten_among_thousands_is_099() -> None:
+    embeddings = [drawn(seed, seed % 60) for seed in range(3000)]
+    sketches = Sketches(np.stack([sketch(one) for one in embeddings]))
+    order = Order(embeddings[0])
+    flat = [order.flat(one) for one in embeddings]
+    recalls = []
+    for seed in range(3000, 3020):
+        query = drawn(seed, seed % 60)
+        exact = flat_similarities(order.flat(query), flat, order.sizes)
+        short = sketches.nearest(sketch(query), 100)
+        recalls.append(len({*np.argsort(-exact)[:10]} & {*short}) / 10)
+    assert np.mean(recalls) >= 0.99
+
+
+def test_a_sketch_does_not_depend_on_scale_and_is_the_same_in_every_run() -> None:
+    one = drawn(7)
+    assert np.array_equal(sketch(one), sketch({name: 5 * t for name, t in reversed(one.items())}))
+    assert sketch(one).shape == (SIZE,)
+    assert int(np.abs(sketch(one).astype(int)).sum()) == 5477
+
+
+def test_a_zero_component_is_left_out() -> None:
+    one, other = drawn(1), drawn(2)
+    zero = one | {"bias": torch.zeros(50)}
+    assert (sketch(zero) == UNKNOWN).any()
+    far, near = sketch(other), sketch(zero)
+    assert Sketches(np.stack([far, near])).nearest(sketch(one), 2).tolist() == [1, 0]
+    assert Sketches(np.stack([far, sketch(one)])).nearest(near, 2).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("setting", ["default", "paper"])
+def test_flat_similarities_are_the_similarities(setting: Setting) -> None:
+    one, others = drawn(1), [drawn(2), drawn(3) | {"bias": torch.zeros(50)}, drawn(1)]
+    order = Order(one)
+    found = flat_similarities(
+        order.flat(one), [order.flat(other) for other in others], order.sizes, setting=setting
+    )
+    assert found == pytest.approx(similarities(one, others, setting=setting).numpy(), abs=1e-12)
+
+
+def test_numbers_of_a_file_are_those_of_its_components() -> None:
+    one = point("a", drawn(1))
+    order = Order(one.components)
+    assert np.array_equal(order.values(one.to_bytes(), Path("a")), order.flat(one.components))
+
+
+def test_layouts_tell_components_and_settings_apart() -> None:
+    one = point("a", drawn(1))
+    assert layout(one) == layout(point("b", drawn(2)))
+    assert len({layout(o) for o in (one, replace(one, setting="paper"), replace(one, labels="sampled"))}) == 3
+
+
+def test_a_big_pool_gives_what_exact_search_gives(pool: Pool) -> None:
+    for seed, family in ((100, 1), (101, 3), (102, None)):
+        target = point("target", drawn(seed, family))
+        assert nearest(pool, target, exact=0) == nearest(pool, target, exact=500)
+
+
+def test_at_the_threshold_search_is_exact(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pool, "sketches", lambda _: pytest.fail("must not be asked"))
+    target = point("target", drawn(100, 1))
+    names = list(pool)
+    graph = TaskGraph([pool.embedding(name) for name in names], names=names)
+    assert nearest(pool, target, exact=40) == [neighbor.name for neighbor in graph.nearest(target, 5)]
+
+
+def test_a_big_pool_reads_few_experts(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighborhood, "AT_ONCE", 4)
+    around, target = Neighborhood.of(pool, exact=0), point("target", drawn(100, 1))
+    read: list[str] = []
+    file = Pool.embedding_file
+    monkeypatch.setattr(Pool, "embedding_file", lambda *a: (read.append(a[1]), file(*a))[1])
+    refused = around.refusals(tiny("target"), target, "parameters")
+    found = around.nearest(target, 2, space="parameters", without=refused)
+    assert len(found) == 2
+    assert len({*read}) < 20
+    assert len(around.similarity("target", target, space="parameters", without=refused)) <= 31
+
+
+def test_own_task_and_refused_experts_are_replaced_by_the_next(pool: Pool) -> None:
+    target = point("target", drawn(100, 1))
+    first, second, third = nearest(pool, target, exact=0, k=3)
+    pool.add_embedding(first, replace(pool.embedding(first), source=target.source))
+    other = tiny(second)
+    stranger = replace(other, card=replace(other.card, initialisation="other"))
+    pool.add(stranger, pool.embedding(second), replace=True)
+    assert nearest(pool, target, exact=0, k=1) == nearest(pool, target, exact=500, k=1) == [third]
+    around = Neighborhood.of(pool, exact=0)
+    refused = around.refusals(tiny("target"), target, "parameters")
+    around.nearest(target, 1, space="parameters", without=refused)
+    assert [*refused] == [second]
+
+
+def test_typical_of_a_big_pool_is_that_of_a_small_one(pool: Pool) -> None:
+    from pools import TINY
+
+    big, small = Neighborhood.of(pool, exact=0), Neighborhood.of(pool, exact=500)
+    assert big.typical(TINY).name == small.typical(TINY).name
+    assert len(big.experts._found) == 1
+
+
+def test_sketches_follow_what_is_added_replaced_embedded_and_removed(pool: Pool) -> None:
+    pool.add(tiny("new"))
+    pool.add_embedding("new", point("new", drawn(200)))
+    pool.add(tiny("e3"), point("e3", drawn(201)), replace=True)
+    pool.remove("e4")
+    there = records(pool)
+    assert pool.verify() == []
+    assert nearest(pool, point("target", drawn(201)), exact=0, k=1) == ["e3"]
+    assert nearest(pool, point("target", drawn(200)), exact=0, k=1) == ["new"]
+    assert "e4" not in nearest(pool, point("target", drawn(4, 0)), exact=0, k=40)
+    assert pool.repair() == []
+    assert records(pool) == there
+
+
+@pytest.mark.parametrize("damage", ["gone", "truncated", "altered"])
+def test_damaged_sketches_are_found_and_made_again(damage: str, pool: Pool) -> None:
+    there, file = records(pool), next((pool.path / SKETCHES).iterdir())
+    content = file.read_bytes()
+    damaged = {"truncated": content[:-1], "altered": content[:-1] + bytes([content[-1] ^ 64])}
+    file.unlink() if damage == "gone" else file.write_bytes(damaged[damage])
+    assert all("sketch is missing or stale" in fault for fault in pool.verify())
+    assert pool.verify()
+    if damage != "altered":
+        assert len(Neighborhood.of(pool, exact=0).embeddings) == 40  # made when the pool is opened
+        assert pool.verify() == []
+    else:
+        assert pool.repair() == ["made the sketches again"]
+    assert records(pool) == there
+
+
+def test_a_pool_from_before_sketches_gets_them_from_its_next_writer(pool: Pool) -> None:
+    there = records(pool)
+    for file in (pool.path / SKETCHES).iterdir():
+        file.unlink()
+    (pool.path / SKETCHES).rmdir()
+    assert pool.verify() == []
+    pool.add(tiny("new"))
+    pool.remove("new")
+    assert records(pool) == there
+
+
+def test_an_expert_altered_after_it_was_sketched_is_an_error(pool: Pool) -> None:
+    target = point("target", drawn(100, 1))
+    [first] = nearest(pool, target, exact=0, k=1)
+    file = pool.path / first / "embedding.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(PoolError, match="must be as it was added"):
+        nearest(pool, target, exact=0, k=1)
