@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -46,7 +48,9 @@ def call(*arguments: object) -> Outcome:
 def process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     command = [str(argument) for argument in (INSTALLED, *arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, **pipes, **options)
+    # A job in the background ignores Ctrl-C, and so would what it starts.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, text=True, preexec_fn=heeding, **pipes, **options)
 
 
 def outcome_of(running: subprocess.Popen[str]) -> Outcome:

@@ -333,12 +333,12 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
         ("takes one expert", "0", "pituning pool show POOL EXPERT"),
     ),
     "build without tasks": (
-        lambda w, t: ("pool", "build", str(t / "new"), "--backbone", "ofa-mini"),
-        ("takes tasks and their --backbone", "no task", "pool build POOL mini20"),
+        lambda w, t: ("pool", "build", str(t / "new"), "--backbone", "minilm"),
+        ("takes tasks and their --backbone", "no task", "pool build POOL TASK"),
     ),
     "build without a backbone": (
         lambda w, t: ("pool", "build", str(t / "new"), w.task()),
-        ("takes tasks and their --backbone", "no --backbone", "pool build POOL mini20"),
+        ("takes tasks and their --backbone", "no --backbone", "pool build POOL TASK"),
     ),
     "expert to a verb of all": (
         lambda w, t: ("pool", "list", w.pool, "a"),

