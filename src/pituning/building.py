@@ -26,6 +26,7 @@ def add_expert(
     config: TrainConfig,
     fisher: FisherConfig | None = None,
     *,
+    like: Expert | None = None,
     name: str | None = None,
     resume: bool = True,
     overwrite: bool = False,
@@ -34,6 +35,7 @@ def add_expert(
     """Train an expert of `task` from the pool's initialisation, embed it, and put both into the pool.
 
     Checkpoints lie in the pool's folder until the expert is there; with `resume`, a killed run goes on.
+    `like`, the pool's typical expert, is whose configuration `train_expert` takes where none is named.
 
     Raises:
         PituningError: for whatever the user can mend; see `pituning.errors`.
@@ -45,7 +47,7 @@ def add_expert(
         task,
         replace(config, init_seed=pool.init_seed),
         name=name,
-        like=Neighborhood.of(pool).typical(backbone),
+        like=like,
         workdir=workdir,
         resume=resume,
         progress=progress,
@@ -73,9 +75,12 @@ def build_pool(
         PituningError: for whatever the user can mend; what was finished stays in the pool.
     """
     built = []
+    like: Expert | None = None  # read once: each new expert is of the configuration that is typical already
     for task in tasks:
         if task.name not in pool:
-            add_expert(pool, backbone, task, config, progress=progress)
+            like = like or Neighborhood.of(pool).typical(backbone)
+            expert = add_expert(pool, backbone, task, config, like=like, progress=progress)
+            like = like or expert
             built.append(task.name)
     return built
 

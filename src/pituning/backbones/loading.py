@@ -53,7 +53,7 @@ def load_backbone(
     """
     from transformers import AutoConfig
 
-    path = _folder_of(name_or_path)
+    path = minilm_folder() if str(name_or_path) == "minilm" else name_or_path
     if _is_missing_folder(str(path)):
         raise BackboneError(
             "a backbone is a local folder, a Hub id or 'minilm'",
@@ -133,11 +133,6 @@ def family_of(config: Any) -> str:
         f"architecture {architecture!r}",
         f"From Python, say which with load_backbone(..., family=...): {', '.join(FAMILIES)}.",
     )
-
-
-def _folder_of(name: str | Path) -> str | Path:
-    """Where a model that a package carries lies; any other name as it is."""
-    return minilm_folder() if str(name) == "minilm" else name
 
 
 def minilm_folder() -> Path:

@@ -16,6 +16,7 @@ from pituning.cli.terminal import progress_wanted
 from pituning.errors import PoolError
 from pituning.manifest import MANIFEST
 from pituning.methods import peft_config
+from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
 from pituning.predict import FisherConfig
 from pituning.train import TrainConfig
@@ -61,6 +62,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         task,
         config,
         fisher,
+        like=Neighborhood.of(pool).typical(backbone),
         name=name,
         resume=options.resume,
         overwrite=options.replace,
