@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import io
 import json
@@ -45,12 +44,19 @@ def call(*arguments: object) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+def process(
+    *arguments: object, first: Callable[[], object] = lambda: None, **options: Any
+) -> subprocess.Popen[str]:
+    """The installed command, which calls `first` before it starts."""
+
+    def prepared() -> None:
+        # A job in the background ignores Ctrl-C, and so would what it starts.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        first()
+
     command = [str(argument) for argument in (INSTALLED, *arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # A job in the background ignores Ctrl-C, and so would what it starts.
-    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, text=True, preexec_fn=heeding, **pipes, **options)
+    return subprocess.Popen(command, text=True, preexec_fn=prepared, **pipes, **options)
 
 
 def outcome_of(running: subprocess.Popen[str]) -> Outcome:

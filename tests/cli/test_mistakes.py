@@ -471,7 +471,7 @@ def test_real_size_limit_leaves_the_pool_as_it_was(world: World, pool: Path, tmp
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
     adding = ("pool", "add", pool, world.pool / "a", "--name", "again")
-    refuse(outcome_of(process(*adding, preexec_fn=limited)), "must be writable and have room", "too large")
+    refuse(outcome_of(process(*adding, first=limited)), "must be writable and have room", "too large")
     assert tree(pool) == before
 
 

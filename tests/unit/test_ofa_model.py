@@ -176,6 +176,24 @@ def test_labels_give_the_mean_loss_of_shifted_tokens() -> None:
     torch.testing.assert_close(output.loss, expected)
 
 
+def test_logits_at_some_places_are_those_of_all() -> None:
+    found, inputs = model(), batch()
+    inputs["labels"] = inputs["decoder_input_ids"].masked_fill(inputs["decoder_input_ids"] == 1, -100)
+    said = inputs["labels"] != -100
+    assert 0 < said.sum() < said.numel()
+    with torch.no_grad():
+        whole = found(**inputs)
+        some = found(**{**inputs, "labels": inputs["labels"][said][None]}, logits_at=said)
+        last = found(input_ids=inputs["input_ids"], decoder_input_ids=inputs["decoder_input_ids"])
+        places = torch.tensor([[1, 0]]).expand(len(said), -1)
+        swapped = found(
+            input_ids=inputs["input_ids"], decoder_input_ids=inputs["decoder_input_ids"], logits_at=places
+        )
+    torch.testing.assert_close(some.logits[0], whole.logits[said])
+    torch.testing.assert_close(some.loss, whole.loss)
+    torch.testing.assert_close(swapped.logits, last.logits[:, [1, 0]])
+
+
 def test_drop_path_leaves_whole_samples_out_in_training_only() -> None:
     found = model(config(encoder_drop_path_rate=0.9, decoder_drop_path_rate=0.9))
     inputs = batch()

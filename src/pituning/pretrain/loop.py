@@ -20,6 +20,7 @@ from pituning.errors import TrainingError
 from pituning.fit import under
 from pituning.models.ofa import OfaForConditionalGeneration
 from pituning.models.ofa.entries import is_computed
+from pituning.models.ofa.modeling import IGNORED
 from pituning.pretrain.config import PretrainConfig
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "curve.json"
@@ -88,7 +89,7 @@ def _update(
     optimizer.zero_grad(set_to_none=True)
     device = batch["input_ids"].device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=not config.fp32):
-        loss: Tensor = model(**batch).loss
+        loss = _loss(model, batch)
     if not bool(torch.isfinite(loss)):
         raise TrainingError(
             "the loss must stay finite", f"{float(loss.detach())} at step {step}", "Lower --learning-rate."
@@ -98,6 +99,14 @@ def _update(
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     optimizer.step()
     return float(loss.detach())
+
+
+def _loss(model: OfaForConditionalGeneration, batch: dict[str, Tensor]) -> Tensor:
+    """Mean over the labels; most places of a batch are padding, whose logits nobody needs."""
+    labels = batch["labels"]
+    wanted = labels != IGNORED
+    loss: Tensor = model(**{**batch, "labels": labels[wanted][None]}, logits_at=wanted).loss
+    return loss
 
 
 def _average_gradients(model: torch.nn.Module) -> None:

@@ -191,8 +191,9 @@ class OfaForConditionalGeneration(_EncoderDecoder, GenerationMixin):  # type: ig
         """Logits [b, t, vocabulary]; with `labels` (int64 [b, t], -100 counts for nothing) the mean loss too.
 
         Without `decoder_input_ids` the decoder reads the labels, shifted right behind `<s>`. With `logits_at`
-        (int64 [b, m]) only the logits of these places are computed. See `OfaEncoder.forward` and
-        `OfaDecoder.forward` for the other arguments.
+        only the logits of some places are computed, and `labels` are theirs: of int64 [b, m], the places of
+        each row; of bool [b, t] with n of them true, these n, as [1, n, vocabulary]. See `OfaEncoder.forward`
+        and `OfaDecoder.forward` for the other arguments.
         """
         if decoder_input_ids is None and labels is not None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -214,7 +215,7 @@ class OfaForConditionalGeneration(_EncoderDecoder, GenerationMixin):  # type: ig
         )
         features = found.last_hidden_state
         if logits_at is not None:
-            features = features.gather(1, logits_at[..., None].expand(-1, -1, features.shape[2]))
+            features = _features_at(features, logits_at)
         logits = self._project(features, step=past_key_values is not None)
         loss = None
         if labels is not None:
@@ -259,3 +260,10 @@ class OfaForConditionalGeneration(_EncoderDecoder, GenerationMixin):  # type: ig
         start = torch.full_like(labels[:, :1], config.decoder_start_token_id)
         shifted = torch.cat([start, labels[:, :-1]], dim=1)
         return shifted.masked_fill(shifted == IGNORED, config.pad_token_id)
+
+
+def _features_at(features: Tensor, places: Tensor) -> Tensor:
+    """Features [b, t, d] at `places` as `OfaForConditionalGeneration.forward` takes them."""
+    if places.dtype == torch.bool:
+        return features[places][None]
+    return features.gather(1, places[..., None].expand(-1, -1, features.shape[2]))
