@@ -16,7 +16,7 @@ from pituning.backbones import Backbone
 from pituning.expert import attach_expert
 from pituning.interpolate import Mixture
 from pituning.pool import Pool
-from pituning.recipe import PiConfig, PiResult, pi_tune, validated
+from pituning.recipe import PiConfig, PiResult, pi_tune
 from pituning.task import Task
 from pituning.train import score
 
@@ -27,20 +27,16 @@ def one_run(backbone: Backbone, task: Task, pool: Pool, config: PiConfig, cache:
     result = pi_tune(backbone, task, pool, config)
     few = task.sample(config.shots, config.seed) if config.shots else task
     neighbors = [neighbor.name for neighbor in result.neighbors]
-    # The best single neighbour is the one of the k that does best on the validation shots.
-    found = validated(backbone, few, {name: pool.get(name) for name in neighbors})
-    best = max(neighbors, key=lambda name: found[name])
     return {
         "task": task.name,
         "metric": task.metric,
         "scores": {
             **result.scores,
             "mixture": _mixture(backbone, task, result),
-            "best neighbor": alone(backbone, task, pool, [best], cache),
             "zero-shot": alone(backbone, task, pool, neighbors, cache),
         },
         "kept": result.kept,
-        "best_neighbor": best,
+        "best_neighbor": result.best_neighbor,
         "neighbors": [asdict(neighbor) for neighbor in result.neighbors],
         "weights": result.weights,
         "validation": result.validation,

@@ -7,22 +7,38 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-COLUMNS = ("base", "expert", "best neighbor", "init", "mixture", "pi")
+COLUMNS = ("base", "expert", "neighbor", "init", "mixture", "pi")
 TITLES = {
     "base": "no adapter",
     "expert": "target's own expert",
-    "best neighbor": "best single neighbour",
+    "neighbor": "best single neighbour",
     "init": "π, before tuning",
     "mixture": "π, tuned",
     "pi": "π, kept",
 }
+
+SUITES = {
+    "mini20": [
+        "## mini20, the twenty generated tasks, on ofa-mini",
+        "",
+        "Tests hold words, combinations of colour and shape and fonts that neither training nor pre-training",
+        "shows; see `docs/mini20.md`.",
+    ],
+    "pictures": [
+        "## Real pictures, on ofa-mini",
+        "",
+        "At most 500 test examples a task. ofa-mini saw the pictures of all emoji with their names in",
+        "pre-training, those of the test splits of emoji_name and emoji_google_group too.",
+    ],
+}
+ALL_SEEDS = ("base", "zero-shot", "expert", "neighbor", "mixture", "pi")
 
 
 def main() -> None:
@@ -34,6 +50,9 @@ def main() -> None:
         "",
     ]
     parts += language(runs) if runs else []
+    for name, told in SUITES.items():
+        runs = [json.loads(file.read_text()) for file in sorted((RESULTS / name).glob("*.json"))]
+        parts += suite(told, runs) if runs else []
     speed = RESULTS / "speed.json"
     parts += speed_table(json.loads(speed.read_text())) if speed.exists() else []
     (HERE / "REPORT.md").write_text("\n".join(parts) + "\n")
@@ -93,12 +112,68 @@ def language(runs: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
+    """One row a task: no training, all data, 16 shots (means over seeds), and the gain of π."""
+    full = {run["task"]: run["full"] for run in found if "full" in run}
+    runs = [run for run in found if "scores" in run]
+    lines = [
+        *told,
+        "",
+        "Percent on the test split. *Full data* is the pool's expert of the task. The rest is 16 shots a",
+        "class (16 in all, where answers are free), means over seeds; the target's own expert is never used.",
+        "*Neighbours, untrained* is the uniform mixture of the k nearest. *π, kept* is what `pituning tune`",
+        "writes. The gain is *π, kept* minus *own expert*, ± its standard deviation over the seeds.",
+        "",
+        "| task (metric) | no adapter | neighbours, untrained | full data | own expert | best neighbour "
+        "| π, tuned | π, kept | gain | kept mixture | neighbours |",
+        "|---" * 11 + "|",
+    ]
+    rows = []
+    for task in dict.fromkeys(run["task"] for run in runs):
+        mine = [run for run in runs if run["task"] == task]
+        cells = {c: 100 * mean(run["scores"][c] for run in mine) for c in ALL_SEEDS}
+        cells["full"] = 100 * full.get(task, float("nan"))
+        gains = [100 * (run["scores"]["pi"] - run["scores"]["expert"]) for run in mine]
+        rows.append({**cells, "gain": mean(gains)})
+        nearest = Counter(neighbor["name"] for run in mine for neighbor in run["neighbors"])
+        kept = sum(run["kept"] == "mixture" for run in mine)
+        lines.append(
+            f"| {task} ({mine[0]['metric']}) {_percent(cells)} | {mean(gains):+.1f} ± {_spread(gains):.1f} "
+            f"| {kept} of {len(mine)} | {', '.join(name for name, _ in nearest.most_common(3))} |"
+        )
+    means = {column: mean(row[column] for row in rows) for column in rows[0]} if rows else {}
+    if rows:
+        gains = [row["gain"] for row in rows]
+        untrained = means["zero-shot"] - means["base"]
+        lines += [
+            f"| **mean** {_percent(means)} | {means['gain']:+.2f} ± {_spread(gains):.1f} | | |",
+            "",
+            f"Mean gain of π over the own expert {means['gain']:+.2f} points, positive on "
+            f"{sum(gain > 0 for gain in gains)} of {len(gains)}, zero on {sum(g == 0 for g in gains)}; "
+            f"neighbours without training over no adapter {untrained:+.2f} points.",
+            "",
+            f"Versions: {runs[0]['versions']}. Commits when the results were written: "
+            f"{', '.join(sorted({run['commit'] for run in found}))}.",
+            "",
+        ]
+    return lines
+
+
+def _percent(cells: Mapping[str, float]) -> str:
+    order = ("base", "zero-shot", "full", "expert", "neighbor", "mixture", "pi")
+    return "".join(f"| {cells[column]:.1f} " for column in order).rstrip()
+
+
+def _spread(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
 def _row(title: str, runs: Sequence[dict[str, Any]]) -> str:
     gains = [run["scores"]["pi"] - run["scores"]["expert"] for run in runs]
-    spread = stdev(gains) if len(gains) > 1 else 0.0
     means = [f"{mean(run['scores'][column] for run in runs):.3f}" for column in COLUMNS]
     kept = sum(run["kept"] == "mixture" for run in runs)
-    return f"| {title} | {' | '.join(means)} | {mean(gains):+.3f} ± {spread:.3f} | {kept} of {len(runs)} |"
+    gain = f"{mean(gains):+.3f} ± {_spread(gains):.3f}"
+    return f"| {title} | {' | '.join(means)} | {gain} | {kept} of {len(runs)} |"
 
 
 def speed_table(results: dict[str, Any]) -> list[str]:

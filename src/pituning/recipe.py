@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pituning.backbones import Backbone
+from pituning.distributed import from_first
 from pituning.errors import ConfigError
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
@@ -81,8 +83,11 @@ class PiResult:
         weights: expert -> its weight in the tuned mixture, averaged over the groups.
         weights_by_group: what shares one weight vector (a module, unless `sharing` is another) -> expert ->
             its weight.
-        scores: metric on the test split: base (no adapter), expert (the target's own), init (the mixture
-            before tuning), pi (the result). Empty where the task has no test split.
+        best_neighbor: the neighbour that is best as it is on the validation examples; the nearest where there
+            are none, and "" where there is no neighbour.
+        scores: metric on the test split: base (no adapter), expert (the target's own), neighbor (the best one
+            as it is, under the target's head where there is one), init (the mixture before tuning), pi (the
+            result). Empty where the task has no test split.
         validation: what decided, for the target's own expert and the mixture: the negative loss on the
             validation examples, and the score. Empty, and the mixture kept, where there are none.
     """
@@ -99,6 +104,7 @@ class PiResult:
     refused: dict[str, str]
     weights: dict[str, float]
     weights_by_group: dict[str, dict[str, float]]
+    best_neighbor: str
     scores: dict[str, float]
     validation: dict[str, dict[str, float]]
     seconds: float
@@ -120,6 +126,8 @@ def pi_tune(
     many of the second as of the first. The test split is read once, at the end. Checkpoints are kept in
     `workdir`; with `resume`, an interrupted run goes on from them.
 
+    Called by all processes of a group, it shares each training batch out among them; all get one's result.
+
     Raises:
         PituningError: for whatever the user can mend; see `pituning.errors`.
     """
@@ -133,7 +141,7 @@ def pi_tune(
     own = train_expert(backbone, target, training, name=name, like=like, **stage("expert"))
 
     # 2. Predict: the tasks of the pool that are most like it.
-    embedding = embed(backbone, own, target, config.fisher, progress=progress)
+    embedding = from_first(partial(embed, backbone, own, target, config.fisher, progress=progress))
     refused = around.refusals(own, embedding, config.space)
     neighbors = around.nearest(embedding, config.k, space=config.space, without=refused)
 
@@ -143,14 +151,18 @@ def pi_tune(
     mixture = Mixture(
         backbone, experts, space=config.space, sharing=shared, train_experts=learnt, target=own.name
     )
-    before = mixture.collapse(rank=config.rank)
+    best, alone = _best_alone(
+        backbone, target, mixture, [neighbor.name for neighbor in neighbors], config.rank
+    )
+    before = mixture.start_at(None).collapse(rank=config.rank)
     tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own validates at least as well.
     after = mixture.collapse(rank=config.rank)
-    validation = validated(backbone, target, {"expert": own, "mixture": after})
+    validation = from_first(partial(validated, backbone, target, {"expert": own, "mixture": after}))
     mixed = bool(neighbors) and (not validation or validation["mixture"] > validation["expert"])
     kept = after if mixed else own
+    stages = {"expert": own, **({"neighbor": alone} if alone else {}), "init": before, "pi": kept}
     return PiResult(
         task=task.name,
         metric=task.metric,
@@ -164,10 +176,25 @@ def pi_tune(
         refused=refused,
         weights=tuned.weights,
         weights_by_group=mixture.weights(),
-        scores=tested(backbone, task, {"expert": own, "init": before, "pi": kept}, pool.init_seed),
+        best_neighbor=best,
+        scores=from_first(partial(tested, backbone, task, stages, pool.init_seed)),
         validation={name: asdict(found) for name, found in validation.items()},
         seconds=time.monotonic() - start,
     )
+
+
+def _best_alone(
+    backbone: Backbone, task: Task, mixture: Mixture, neighbors: Sequence[str], rank: int | None
+) -> tuple[str, Expert | None]:
+    """The neighbour to beat: the best one as it is, without training on the task."""
+    names = [expert.name for expert in mixture.experts]
+    alone = {
+        name: mixture.start_at({other: float(other == name) for other in names}).collapse(rank=rank)
+        for name in neighbors
+    }
+    found = validated(backbone, task, alone)
+    best = max(neighbors, key=lambda name: found[name]) if found else next(iter(neighbors), "")
+    return best, alone.get(best)
 
 
 def validated(backbone: Backbone, task: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:

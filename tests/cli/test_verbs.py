@@ -58,7 +58,7 @@ def test_tuned_adapter_loads_with_peft_and_comes_with_its_reasons(world: World, 
     document = outcome.document
     assert document.keys() >= TUNE_KEYS
     assert [sorted(neighbor) for neighbor in document["neighbors"]] == [["name", "similarity"]] * 2
-    assert document["scores"].keys() == {"base", "expert", "init", "pi"}
+    assert document["scores"].keys() == {"base", "expert", "neighbor", "init", "pi"}
     assert sum(document["weights"].values()) == pytest.approx(1)
     assert (document["k"], document["shots"], document["seed"]) == (2, 4, 0)
     assert document["expert_dir"] == str(tmp_path / "out")

@@ -16,13 +16,13 @@ from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
 from pituning.errors import PoolError, StaleEmbeddingError
-from pituning.expert import Expert
+from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
 from pituning.methods import peft_config
 from pituning.neighborhood import Neighborhood, shared_modules
 from pituning.predict import embed
 from pituning.task import Task
-from pituning.train import train_expert
+from pituning.train import evaluate, score, train_expert
 
 BRIEF = TrainConfig(epochs=1, batch_size=4, learning_rate=0.02)
 CONFIG = PiConfig(k=2, shots=2, train=BRIEF, tune=TuneConfig(epochs=1, batch_size=4))
@@ -55,13 +55,25 @@ def pool(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pool:
 
 def test_the_best_expert_and_its_reasons_come_out(backbone: Backbone, target: Task, pool: Pool) -> None:
     result = pi_tune(backbone, target, pool, CONFIG)
-    assert set(result.scores) == {"base", "expert", "init", "pi"}
+    assert set(result.scores) == {"base", "expert", "neighbor", "init", "pi"}
     assert len(result.neighbors) == 2
     assert set(result.weights) == {"target:target", *(neighbor.name for neighbor in result.neighbors)}
     assert sum(result.weights.values()) == pytest.approx(1)
     better = result.validation["mixture"]["negative_loss"] > result.validation["expert"]["negative_loss"]
     assert result.kept == ("mixture" if better else "expert")
     assert result.expert.name == "target"
+
+
+def test_the_best_neighbor_is_scored_as_it_is(backbone: Backbone, target: Task, pool: Pool) -> None:
+    result = pi_tune(backbone, target, pool, CONFIG)
+    few = target.sample(2, CONFIG.seed)
+    alone = {n.name: attach_expert(backbone, pool.get(n.name)) for n in result.neighbors}
+    losses = {
+        name: evaluate(backbone, model, target, few.validation).negative_loss for name, model in alone.items()
+    }
+    assert result.best_neighbor == max(losses, key=lambda name: losses[name])
+    expected = score(backbone, attach_expert(backbone, pool.get(result.best_neighbor)), target)
+    assert result.scores["neighbor"] == pytest.approx(expected)
 
 
 def test_the_result_holds_what_a_report_shows(backbone: Backbone, target: Task, pool: Pool) -> None:
@@ -105,8 +117,9 @@ def test_neither_test_labels_nor_undrawn_validation_examples_choose_anything(
 def test_the_mixture_is_kept_only_where_it_validates_better(
     mixture_loss: float, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {"expert": Evaluation(-0.5), "mixture": Evaluation(-mixture_loss)}
-    monkeypatch.setattr(recipe_module, "validated", lambda *_: found)
+    losses = {"expert": 0.5, "mixture": mixture_loss}
+    found = lambda _, __, experts: {name: Evaluation(-losses.get(name, 0.7)) for name in experts}  # noqa: E731
+    monkeypatch.setattr(recipe_module, "validated", found)
     result = pi_tune(backbone, target, pool, CONFIG)
     assert result.kept == ("mixture" if mixture_loss < 0.5 else "expert")
     assert same_tensors(result.expert, result.mixture) == (result.kept == "mixture")

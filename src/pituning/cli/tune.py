@@ -17,6 +17,7 @@ from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.cli.tune_report import stage_titles, tune_report
+from pituning.distributed import is_first
 from pituning.errors import ExpertError
 from pituning.expert import Expert, unwritable
 from pituning.fit import FitConfig
@@ -79,6 +80,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         resume=options.resume,
         progress=progress_wanted(options.json),
     )
+    if not is_first():
+        return {}, ""
     document = {**describe(result, config, out), "report": str(out / REPORT)}
     again = f"pituning eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
     page = report_page(tune_report(backbone, task, pool, result, [options.command, again]))
@@ -108,6 +111,7 @@ def describe(result: PiResult, config: PiConfig, out: Path) -> dict[str, Any]:
         "neighbors": [{"name": n.name, "similarity": n.similarity} for n in result.neighbors],
         "refused": result.refused,
         "weights": result.weights,
+        "best_neighbor": result.best_neighbor,
         "scores": result.scores,
         "validation": result.validation,
         "k": config.k,

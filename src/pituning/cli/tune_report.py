@@ -58,6 +58,7 @@ def stage_titles(result: PiResult) -> dict[str, str]:
     return {
         "base": "backbone alone",
         "expert": "the task's own expert",
+        "neighbor": f"best neighbour alone ({result.best_neighbor})",
         "init": "mixture before tuning",
         "pi": "π-Tuning (saved)" if result.kept == "mixture" else "the task's own expert (saved)",
     }

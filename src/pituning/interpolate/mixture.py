@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -65,8 +66,9 @@ class Mixture(nn.Module):
         kind = ParameterSpace if space == "parameters" else DeltaSpace
         self.tensors = kind(self.backbone, self.experts, self.target, sharing)
         self.model: PeftModel = self.tensors.model
-        start = logits_of(self._start(initial), len(self.tensors.groups))
-        self.alpha = nn.Parameter(start.to(next(self.tensors.parameters()).dtype))
+        dtype = next(self.tensors.parameters()).dtype
+        self.alpha = nn.Parameter(torch.zeros(len(self.experts), len(self.tensors.groups), dtype=dtype))
+        self.start_at(initial)
         if not train_experts:
             self.tensors.requires_grad_(False)
             for fixed in self.tensors.fixed:
@@ -74,6 +76,17 @@ class Mixture(nn.Module):
         for slot in self.tensors.slots:
             slot.empty()
         self.to(next(self.model.parameters()).device)
+
+    def start_at(self, initial: Mapping[str, float] | None) -> Mixture:
+        """Set the weights of every group: one for each expert, on the simplex; uniform where not given.
+
+        Raises:
+            MixtureError: if they are no such weights.
+        """
+        start = logits_of(self._start(initial), len(self.tensors.groups))
+        with torch.no_grad():
+            self.alpha.copy_(start)
+        return self
 
     def mixed(self) -> PeftModel:
         """The adapted model with the tensors of the present α and experts in place, in the autograd graph."""

@@ -1,0 +1,127 @@
+"""Whole suites on ofa-mini: no training, all data, 16 shots, and π-Tuning with 16 shots.
+
+    python benchmarks/suites.py mini20 pool       # an expert and an embedding for each task, from all data
+    python benchmarks/suites.py mini20 full       # each expert on its own test split
+    python benchmarks/suites.py mini20 tune       # each target and seed
+    python benchmarks/report.py                   # REPORT.md from all results
+
+The other suite is `pictures`: the real tasks of `shared/data` that have pictures. One JSON a run, in
+results/SUITE; what is there is not done again. `--only` takes some of the tasks, `--threads` torch's threads,
+so that two processes can share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from few_shot import one_run, write
+from provenance import provenance
+
+from pituning.backbones import Backbone, load_backbone
+from pituning.building import build_pool
+from pituning.cli.recipes import Recipe, read_recipe
+from pituning.expert import attach_expert
+from pituning.interpolate import TuneConfig
+from pituning.mini20 import NAMES, mini_task
+from pituning.pool import Pool
+from pituning.recipe import PiConfig
+from pituning.task import Task, load_task
+from pituning.train import TrainConfig, score
+
+HERE = Path(__file__).parent
+DATA = HERE.parents[1] / "shared" / "data"
+SEEDS = [0, 1, 2]
+SHOTS = 16
+LARGEST_TEST = 500  # examples of a real task's test split, the first by hash
+
+
+def real_task(path: str) -> Task:
+    task = load_task(DATA / path)
+    test = sorted(task.test, key=lambda example: example.digest)[:LARGEST_TEST]
+    return replace(task, test=tuple(test))
+
+
+def real_pictures() -> dict[str, Callable[[], Task]]:
+    folders = sorted((*DATA.glob("vision/*"), *DATA.glob("vl/*")))
+    paths = {folder.name: f"{folder.parent.name}/{folder.name}" for folder in folders if folder.is_dir()}
+    return {name: lambda path=path: real_task(path) for name, path in paths.items()}
+
+
+SUITES: Mapping[str, Mapping[str, Callable[[], Task]]] = {
+    "mini20": {name: lambda name=name: mini_task(name) for name in NAMES},
+    "pictures": real_pictures(),
+}
+
+
+def full(backbone: Backbone, pool: Pool, task: Task, results: Path) -> None:
+    file = results / f"{task.name}-full.json"
+    if file.exists():
+        return
+    expert = pool.get(task.name)
+    found = score(backbone, attach_expert(backbone, expert), task)
+    scores = {"full": found, "validation": expert.card.scores.get("validation")}
+    write(
+        file,
+        {"task": task.name, "metric": task.metric, **scores, "recipe": expert.card.recipe, **provenance()},
+    )
+    print(task.name, task.metric, round(found, 3), expert.card.recipe["best_epoch"], flush=True)
+
+
+def tune(
+    backbone: Backbone, pool: Pool, task: Task, recipe: Recipe, seed: int, options: argparse.Namespace
+) -> None:
+    file = options.results / f"{task.name}-seed{seed}.json"
+    if file.exists():
+        return
+    config = PiConfig(
+        **recipe.mix,
+        shots=SHOTS,
+        seed=seed,
+        train=TrainConfig(**recipe.train),
+        tune=TuneConfig(**recipe.tune),
+    )
+    document = one_run(backbone, task, pool, config, options.work / "alone")
+    write(file, document)
+    scores = {key: round(value, 3) for key, value in document["scores"].items()}
+    print(task.name, seed, scores, document["kept"], round(document["seconds"]), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("suite", choices=list(SUITES))
+    parser.add_argument("stage", choices=["pool", "full", "tune"])
+    parser.add_argument("--backbone", default="ofa-mini")
+    parser.add_argument("--recipe", default="ofa-mini")
+    parser.add_argument("--work", type=Path, help="folder of the pool (default: work/SUITE)")
+    parser.add_argument("--results", type=Path, help="folder of the JSON (default: results/SUITE)")
+    parser.add_argument("--only", nargs="*", help="tasks")
+    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    options.work = options.work or HERE / "work" / options.suite
+    options.results = options.results or HERE / "results" / options.suite
+    torch.set_num_threads(options.threads)
+    backbone, recipe = load_backbone(options.backbone), read_recipe(options.recipe)
+    makers = SUITES[options.suite]
+    pool = Pool.create(options.work / "pool")
+    if options.stage == "pool":
+        for name in options.only or makers:
+            build_pool(pool, backbone, [makers[name]()], TrainConfig(**recipe.train))
+            print(name, pool.get(name).card.scores, flush=True)
+    elif options.stage == "full":
+        for name in options.only or makers:
+            full(backbone, pool, makers[name](), options.results)
+    else:
+        for seed in options.seeds:
+            for name in options.only or makers:
+                tune(backbone, pool, makers[name](), recipe, seed, options)
+
+
+if __name__ == "__main__":
+    main()
