@@ -11,8 +11,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 VERBS = {
     "demo": "show the whole method on real digits, offline, in about a minute",
@@ -22,12 +22,13 @@ VERBS = {
     "tune": "predict, interpolate and write one plain adapter for a task",
     "eval": "score an adapter on a task's split",
     "graph": "draw the similarities of a pool's tasks as an HTML page",
-    "pool": "list, show, add, remove or verify the experts of a pool",
+    "pool": "build, list, verify, push or pull a pool of experts",
     "convert": "make a model folder, and expert folders, of an official OFA checkpoint",
     "check": "find every fault of a task, a pool or an expert before anything is trained",
 }
 
-RESUMABLE = (["train"], ["tune"])
+TOGETHER = ("train", "tune")  # in the processes that a launcher starts; the first alone runs the other verbs
+LAUNCHED = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,7 +57,8 @@ class _Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         """The options; an unknown one is an error that names the nearest."""
-        options, unknown = self.parse_known_args(arguments)
+        # Intermixed: `pool pull POOL --from WHERE EXPERT` has arguments on both sides of an option.
+        options, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
             names = re.findall(r"--[a-z-]+", self.format_help())
             close = difflib.get_close_matches(unknown[0], names, n=1)
@@ -68,12 +70,30 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, 2 for a mistake of the user's, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not _launched() or os.environ["RANK"] == "0":
+        return _interruptible(given)
+    if given and given[0] not in TOGETHER:
+        return 0
+    with (
+        open(os.devnull, "w") as nothing,
+        contextlib.redirect_stdout(nothing),
+        contextlib.redirect_stderr(nothing),
+    ):
+        return _interruptible(given)
+
+
+def _interruptible(given: list[str]) -> int:
     try:
         return _main(given)
     except KeyboardInterrupt:
-        again = " Add --resume to go on from the last checkpoint." if given[:1] in RESUMABLE else ""
+        again = " Add --resume to go on from the last checkpoint." if given and given[0] in TOGETHER else ""
         print(f"interrupted; nothing half-written was left.{again}", file=sys.stderr)
         return 130
+
+
+def _launched() -> bool:
+    """Whether `torchrun` or `accelerate launch` started this process and others."""
+    return os.environ.keys() >= LAUNCHED and os.environ["WORLD_SIZE"] != "1"
 
 
 def _main(given: list[str]) -> int:
@@ -112,22 +132,33 @@ def _run(verb: str, arguments: list[str]) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     from pituning.cli.terminal import quiet_libraries
-    from pituning.errors import PituningError
 
     quiet_libraries()
+    if not (_launched() and verb in TOGETHER):
+        return _finish(module, options, lambda error: print(error, file=sys.stderr))
+    from pituning.distributed import Launched
+
+    with Launched() as group:
+        return _finish(module, options, lambda error: group.speaks() and print(error, file=sys.__stderr__))
+
+
+def _finish(module: Any, options: argparse.Namespace, complain: Callable[[str], object]) -> int:
+    """Run the verb and print what it answers; the exit code."""
+    from pituning.errors import PituningError
+
     try:
         with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
             document, text = module.run(options)
         print(json.dumps(document, indent=1) if options.json else text)
         sys.stdout.flush()
     except PituningError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         fix = "Check the path, its permissions and the free space."
-        print(f"error: files must be readable, or writable with room; given: {error}. {fix}", file=sys.stderr)
+        complain(f"error: files must be readable, or writable with room; given: {error}. {fix}")
         return 2
     return int(bool(document.get("faults")) * 2)
 

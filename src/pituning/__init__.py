@@ -21,6 +21,7 @@ from pituning.predict import (
     similarity,
 )
 from pituning.recipe import PiConfig, PiResult, pi_tune
+from pituning.remote import pull, push
 from pituning.task import Example, Task, load_task
 from pituning.train import TrainConfig, train_expert
 
@@ -49,6 +50,8 @@ __all__ = [
     "load_backbone",
     "load_task",
     "pi_tune",
+    "pull",
+    "push",
     "similarity",
     "train_expert",
     "tune",

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, final, get_args
+
+from filelock import FileLock
+from tqdm import tqdm
 
 from pituning.backbones import Backbone
-from pituning.expert import Expert, attach_expert
+from pituning.errors import PituningError, PoolError
+from pituning.expert import Expert, attach_expert, unwritable
 from pituning.interpolate.compatible import Space, obstacle
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, embed
-from pituning.store import WORK
+from pituning.store import LOCK, WORK
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
 
@@ -58,31 +63,182 @@ def add_expert(
     return expert
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What an engine is to build.
+
+    Attributes:
+        pool: where the experts go.
+        backbone: frozen.
+        tasks: of different names; the pool has an expert of none.
+        config: of every expert's training.
+        like: the pool's typical expert when the build began. It is the same for all, so what comes out does
+            not depend on the order in which experts are finished.
+    """
+
+    pool: Pool
+    backbone: Backbone
+    tasks: Sequence[Task]
+    config: TrainConfig
+    like: Expert | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one task ended.
+
+    Attributes:
+        task: its name.
+        fault: what the user must mend; None where the expert is in the pool.
+        retries: times that it was begun again because its process or machine was lost.
+    """
+
+    task: str
+    fault: PituningError | None = None
+    retries: int = 0
+
+
+Outcomes = Generator[Outcome, None, None]  # closed before its end, it stops what it has begun
+
+# Builds what is planned and tells how each task ended, as soon as it has; the flag asks for progress bars.
+Engine = Callable[[Plan, bool], Outcomes]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did.
+
+    Attributes:
+        names: experts that it added, in the order of the tasks.
+        faults: task -> what the user must mend.
+        retries: tasks begun again because their process or machine was lost.
+    """
+
+    names: list[str]
+    faults: Mapping[str, PituningError] = field(default_factory=dict)
+    retries: int = 0
+
+
+@final
+class BuildError(PoolError):
+    """Tasks that could not be built; `built` has their faults, and the experts that are there now."""
+
+    def __init__(self, built: Built) -> None:
+        self.built = built
+        faults = built.faults
+        super().__init__(
+            " and ".join(dict.fromkeys(fault.must for fault in faults.values())),
+            "; ".join(f"{task}: {fault.given}" for task, fault in faults.items()),
+            " ".join(dict.fromkeys(fault.fix for fault in faults.values())),
+        )
+
+    def __reduce__(self) -> tuple[type[PituningError], tuple[object, ...]]:
+        return type(self), (self.built,)
+
+
+def build_expert(plan: Plan, task: Task, *, progress: bool = False) -> None:
+    """Build one expert of a plan, unless another process has meanwhile; that process is waited for.
+
+    Raises:
+        PituningError: for whatever the user can mend.
+    """
+    with _alone(Path(plan.pool.path) / f"{WORK}{task.name}"):
+        if task.name not in plan.pool:
+            add_expert(plan.pool, plan.backbone, task, plan.config, like=plan.like, progress=progress)
+
+
+def in_process(plan: Plan, progress: bool) -> Outcomes:
+    """The default engine: one task after the other, in this process."""
+    for task in plan.tasks:
+        try:
+            build_expert(plan, task, progress=progress)
+            yield Outcome(task.name)
+        except PituningError as fault:
+            yield Outcome(task.name, fault)
+
+
 def build_pool(
     pool: Pool,
     backbone: Backbone,
     tasks: Iterable[Task],
     config: TrainConfig,
     *,
+    engine: Engine = in_process,
     progress: bool = False,
-) -> list[str]:
+) -> Built:
     """An expert for each task that the pool has none of; run again, it goes on where it stopped.
 
-    Returns:
-        The names of the experts that were built.
+    Args:
+        pool: several builds may fill it at the same time.
+        backbone: frozen.
+        tasks: of those of one name, the first is built.
+        config: of every expert's training; the seed of the initialisation is the pool's.
+        engine: what builds them: `in_process`, or one that `pituning.ray_engine.ray_engine` makes. The
+            experts are the same.
+        progress: show bars on stderr.
 
     Raises:
-        PituningError: for whatever the user can mend; what was finished stays in the pool.
+        BuildError: if a task has a fault that the user can mend. The others were built nevertheless.
+        PoolError: if every expert of the pool was trained on another backbone.
     """
-    built = []
-    like: Expert | None = None  # read once: each new expert is of the configuration that is typical already
+    wanted: dict[str, Task] = {}
     for task in tasks:
-        if task.name not in pool:
-            like = like or Neighborhood.of(pool).typical(backbone)
-            expert = add_expert(pool, backbone, task, config, like=like, progress=progress)
-            like = like or expert
-            built.append(task.name)
+        wanted.setdefault(task.name, task)
+    missing = [task for name, task in wanted.items() if name not in pool]
+    if not missing:
+        return Built([])
+    plan = Plan(pool, backbone, missing, config, Neighborhood.of(pool).typical(backbone))
+    there = len(wanted) - len(missing)
+    with tqdm(total=len(wanted), initial=there, desc="experts", disable=not progress) as bar:
+        built = _consumed(engine(plan, progress), bar)
+    order = [task.name for task in missing]
+    built = replace(built, names=sorted(built.names, key=order.index))
+    if built.faults:
+        raise BuildError(built)
     return built
+
+
+def _consumed(outcomes: Outcomes, bar: tqdm[NoReturn]) -> Built:
+    """What came of the tasks, as they ended."""
+    names: list[str] = []
+    faults: dict[str, PituningError] = {}
+    retries = 0
+    with closing(outcomes):
+        for outcome in outcomes:
+            retries += outcome.retries
+            if outcome.fault:
+                faults[outcome.task] = outcome.fault
+            else:
+                names.append(outcome.task)
+            failed = f"{', '.join(faults)} failed; " if faults else ""
+            bar.set_postfix_str(f"{failed}{retries} retries")
+            bar.update()
+    return Built(names, faults, retries)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock in a folder for checkpoints; it goes when it is left with nothing but the lock."""
+    lock = FileLock(folder / LOCK)
+    while not lock.is_locked:
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        try:
+            lock.acquire()
+        except FileNotFoundError:  # its holder was waited for, and has finished and cleared the folder
+            continue
+        except OSError as error:
+            raise unwritable(folder, error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # held still: who waits for it sees that it is gone, and makes a new one
+            (folder / LOCK).unlink()
+        lock.release()
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def adopt(expert: Expert, backbone: Backbone, task: Task | None = None) -> Expert:

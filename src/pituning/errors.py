@@ -18,6 +18,10 @@ class PituningError(ValueError):
         self.must, self.given, self.fix = must, given, fix
         super().__init__(f"{must}; given: {given}. {fix}")
 
+    def __reduce__(self) -> tuple[type[PituningError], tuple[object, ...]]:
+        """As another process sends it: pickle would make it from the message alone."""
+        return type(self), (self.must, self.given, self.fix)
+
     @classmethod
     def collect(cls, faults: Sequence[PituningError]) -> None:
         """Raise all `faults` as one error, so that a user mends them in one go; do nothing for none."""
@@ -46,6 +50,10 @@ class ExpertError(PituningError):
 
 class PoolError(PituningError):
     """The pool folder and what it holds."""
+
+
+class RemoteError(PituningError):
+    """A Hub repository or a URL that cannot be reached, read or written."""
 
 
 class StaleEmbeddingError(PoolError):

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pituning.distributed import (
+    from_first,
+    is_first,
+    processes,
+    require_same,
+    spread,
+    sum_gradients,
+)
 from pituning.errors import ConfigError, TrainingError
+from pituning.parts import BatchLosses
 from pituning.seed import isolated_seed, random_state, restore_random_state
 from pituning.task import Example
 
@@ -155,10 +165,14 @@ def fit(
 ) -> FitResult:
     """Minimise the mean nll with AdamW; leave the best validated state in `module`.
 
+    In a process group, a batch's gradient is the sum of its parts', and all processes end with the result of
+    one; the first validates, and keeps the checkpoint.
+
     Args:
         module: its parameters with `requires_grad` are trained.
         groups: the optimiser's parameter groups, each with its "lr".
-        nll: losses of a batch, one an example, from `module` as it is.
+        nll: losses of a batch, one an example, from `module` as it is; `BatchLosses` shares them out among
+            the processes of a group.
         evaluate: validation of `module` as it is; None trains to the end and keeps the last state.
         examples: the training examples.
         config: see FitConfig.
@@ -178,21 +192,24 @@ def fit(
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
     state, file = _State(), workdir / CHECKPOINT if workdir else None
+    require_same(f"{key}{file is None}{evaluate is None}{len(examples)}")
+    spread(parameter for group in groups for parameter in group["params"])
     with isolated_seed(config.seed):
-        if file and resume and file.exists():
-            state = _load(file, module, optimizer, key)
+        stored = from_first(lambda: _read(file, key) if file and resume and file.exists() else None)
+        if stored:
+            state = _apply(*stored, module, optimizer)
         else:
-            state.best = evaluate() if evaluate else None
+            state.best = from_first(evaluate) if evaluate else None
             state.best_tensors = _trainable(module)
             if file:  # a folder that cannot be written is found before anything is trained
-                _save(file, module, optimizer, state, key)
+                from_first(partial(_save, file, module, optimizer, state, key))
         try:
             for epoch in range(state.epoch, config.epochs):
                 stale = epoch - state.best_epoch
                 if evaluate and config.patience and stale >= config.patience:
                     break
                 order = _shuffled(examples, config.batch_size, config.seed * 1_000_003 + epoch)
-                batches = tqdm(islice(order, steps), disable=not progress, total=steps)
+                batches = tqdm(islice(order, steps), disable=not (progress and is_first()), total=steps)
                 batches.set_description(f"{progress} {epoch + 1}")
                 total, seen = 0.0, 0
                 for step, batch in enumerate(batches, epoch * steps):
@@ -203,7 +220,7 @@ def fit(
                     seen += len(batch)
                 state.epoch = epoch + 1
                 entry: dict[str, int | float] = {"epoch": epoch + 1, "loss": total / max(seen, 1)}
-                found = evaluate() if evaluate else None
+                found = from_first(evaluate) if evaluate else None
                 if found is not None:
                     entry["validation_loss"] = -found.negative_loss
                     if found.score is not None:
@@ -213,7 +230,7 @@ def fit(
                     state.best, state.best_epoch = found, epoch + 1
                     state.best_tensors = _trainable(module)
                 if file:
-                    _save(file, module, optimizer, state, key)
+                    from_first(partial(_save, file, module, optimizer, state, key))
         finally:  # also where training stops early: a loss that is not finite, a full disk, Ctrl-C
             _restore(module, state.best_tensors)
     return FitResult(state.history, state.best_epoch, state.best)
@@ -234,16 +251,30 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     device = next(module.parameters()).device.type
     mixed = config.precision == "bfloat16"
-    total = 0.0
+    total, seen = 0.0, 0.0
     size = math.ceil(config.batch_size / config.accumulate)
     for start in range(0, len(batch), size):
-        with torch.autocast(device, dtype=torch.bfloat16) if mixed else contextlib.nullcontext():
-            losses = nll(batch[start : start + size])
-        loss = losses.sum() / len(batch)
-        _require_finite("loss", loss, step, state)
-        loss.backward()
-        total += float(losses.detach().sum())
+        chunk = batch[start : start + size]
+        with nll.drawing() if isinstance(nll, BatchLosses) else contextlib.nullcontext():
+            with torch.autocast(device, dtype=torch.bfloat16) if mixed else contextlib.nullcontext():
+                losses = nll(chunk)
+            times = processes() if len(losses) == len(chunk) else 1  # all have computed the whole chunk
+            loss = losses.sum() / (len(batch) * times)
+            if processes() == 1:
+                _require_finite("loss", loss, step, state)
+            loss.backward()
+        total += float(losses.detach().sum()) / times
+        seen += len(losses) / times
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if processes() > 1:
+        total, seen = sum_gradients(trained, total, seen)
+        _require_finite("loss", torch.tensor(total / len(batch)), step, state)
+        if round(seen) != len(batch):
+            raise TrainingError(
+                "the processes' parts must make up a batch",
+                f"{seen:g} of {len(batch)} examples at step {step + 1}",
+                "Train in one process.",
+            )
     _require_finite("gradient", nn.utils.clip_grad_norm_(trained, config.max_grad_norm), step, state)
     optimizer.step()
     return total
@@ -322,7 +353,8 @@ def _save(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state
         ) from error
 
 
-def _load(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, key: str) -> _State:
+def _read(file: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The facts and the tensors of a checkpoint."""
     try:
         with safe_open(file, framework="pt") as stored:
             facts = json.loads(stored.metadata()["state"])
@@ -337,6 +369,13 @@ def _load(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, key: 
             f"{file} is of another run",
             "Give the same options, or leave --resume out to start again.",
         )
+    return facts, tensors
+
+
+def _apply(
+    facts: dict[str, Any], tensors: dict[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer
+) -> _State:
+    """Go back to a checkpoint's state."""
     _restore(module, under("now.", tensors))
     packed = optimizer.state_dict()
     for name, value in under("adam.", tensors).items():

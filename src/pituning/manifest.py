@@ -35,28 +35,52 @@ def read_facts(pool: Path) -> dict[str, int]:
     return {"format": found["format"], "init_seed": found["init_seed"]}
 
 
-def _read_manifest(pool: Path) -> dict[str, Any]:
+def parse_facts(content: bytes, where: object) -> dict[str, Any]:
+    """What `pool.json` holds; of format 1 also the entries.
+
+    Raises:
+        PoolError: unless it is whole, and of this format or an older one.
+    """
     try:
-        found: dict[str, Any] = parse_json(read_file(pool / MANIFEST))
+        found: dict[str, Any] = parse_json(content)
         known, seed = found["format"], found["init_seed"] if found["format"] in (1, FORMAT) else 0
         if any(type(number) is not int or not 0 <= number < 2**63 for number in (known, seed)) or not known:
             raise ValueError(f"format {known!r} and init_seed {seed!r} must be natural numbers")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise PoolError(
-            f"{MANIFEST} must be the manifest of a pool",
-            f"{pool}: {type(error).__name__} {error}",
-            f'Restore it from a copy, or write {{"format": {FORMAT}, "init_seed": SEED}} into it.',
-        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _no_manifest(where, error) from error
     if known > FORMAT:
         raise PoolError(
-            f"this version reads pools up to format {FORMAT}", f"format {known} in {pool}", "Update pituning."
+            f"this version reads pools up to format {FORMAT}",
+            f"format {known} in {where}",
+            "Update pituning.",
         )
     return found
 
 
+def _read_manifest(pool: Path) -> dict[str, Any]:
+    try:
+        content = read_file(pool / MANIFEST)
+    except (OSError, ValueError) as error:
+        raise _no_manifest(pool, error) from error
+    return parse_facts(content, pool)
+
+
+def _no_manifest(where: object, error: Exception) -> PoolError:
+    return PoolError(
+        f"{MANIFEST} must be the manifest of a pool",
+        f"{where}: {type(error).__name__} {error}",
+        f'Restore it from a copy, or write {{"format": {FORMAT}, "init_seed": SEED}} into it.',
+    )
+
+
 def write_facts(pool: Path, init_seed: int) -> None:
     """Write `pool.json` at once."""
-    write_json(pool / MANIFEST, {"format": FORMAT, "init_seed": init_seed}, pool / f".{MANIFEST}.new")
+    write_json(pool / MANIFEST, facts_of(init_seed), pool / f".{MANIFEST}.new")
+
+
+def facts_of(init_seed: int) -> dict[str, int]:
+    """What `pool.json` holds."""
+    return {"format": FORMAT, "init_seed": init_seed}
 
 
 def names_in(pool: Path) -> list[str]:
@@ -82,18 +106,30 @@ def read_entry(pool: Path, name: str) -> dict[str, str]:
     """
     path = entry_path(pool, name)
     try:
-        files: dict[str, str] = parse_json(read_file(path))["files"]
-        _check_files(files)
-        if not files:
-            raise ValueError("no file is named")
+        return parse_entry(read_file(path))
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise PoolError(
             "an expert's entry in the manifest names its files and their SHA-256",
             f"{path}: {error}",
             "Run `pituning pool verify POOL --repair`.",
         ) from error
+
+
+def parse_entry(content: bytes) -> dict[str, str]:
+    """File name -> SHA-256 in an expert's entry.
+
+    Raises:
+        ValueError: it is not whole. Its names become paths, so they are checked too.
+    """
+    try:
+        files: dict[str, str] = parse_json(content)["files"]
+        _check_files(files)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    if not files:
+        raise ValueError("no file is named")
     return files
 
 
@@ -102,10 +138,15 @@ def write_entry(pool: Path, name: str, files: Mapping[str, str]) -> None:
     write_json(entry_path(pool, name), {"files": files}, pool / SCRATCH / ".entry")
 
 
+def json_text(value: Any) -> str:
+    """As the pool's own files have it."""
+    return json.dumps(value, indent=1, sort_keys=True)
+
+
 def write_json(path: Path, value: Any, scratch: Path) -> None:
     """Write beside, then move into place."""
     try:
-        scratch.write_text(json.dumps(value, indent=1, sort_keys=True))
+        scratch.write_text(json_text(value))
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)

@@ -10,8 +10,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import final
 
+from pituning.adapter_files import CARD, CONFIG, WEIGHTS
 from pituning.agreement import Origin, disagreements
-from pituning.errors import PituningError, PoolError, StaleEmbeddingError
+from pituning.errors import ExpertError, PituningError, PoolError, StaleEmbeddingError
 from pituning.expert import Expert
 from pituning.manifest import (
     MANIFEST,
@@ -24,7 +25,7 @@ from pituning.manifest import (
     read_folder,
 )
 from pituning.predict.embedding import EMBEDDING, TaskEmbedding
-from pituning.safe_files import read_file
+from pituning.safe_files import check_tensors, read_file
 from pituning.sketches import (
     Records,
     SketchIndex,
@@ -40,6 +41,9 @@ from pituning.sketches import (
     stray_files,
 )
 from pituning.store import LOCK, WORK, Store
+
+NEEDED = frozenset({WEIGHTS, CONFIG, CARD})
+EXPERT_FILES = NEEDED | {EMBEDDING}
 
 
 @final
@@ -90,6 +94,22 @@ class Pool:
         """
         return self._expert(name, self._read(name))
 
+    def hashes(self, name: str) -> dict[str, str]:
+        """File name -> SHA-256 of an expert, as the manifest says.
+
+        Raises:
+            PoolError: if there is none of this name, or its entry is damaged.
+        """
+        return self._store.entry(name)
+
+    def files(self, name: str) -> dict[str, bytes]:
+        """File name -> content of an expert that is as it was added.
+
+        Raises:
+            PoolError: as `get`.
+        """
+        return self._read(name)
+
     def has_embedding(self, name: str) -> bool:
         """Whether an embedding was stored for this expert (it may be stale)."""
         return EMBEDDING in self._store.entry(name)
@@ -139,13 +159,7 @@ class Pool:
         if embedding is not None:
             embedding.check_fresh(expert)
         with self._store.writing() as scratch:
-            self._check_case(expert.name)
-            if expert.name in self and not replace:
-                raise PoolError(
-                    "a name is used once in a pool",
-                    f"{expert.name!r} is taken in {self.path}",
-                    "Choose another with --name, or pass --replace.",
-                )
+            self._check_free(expert.name, replace)
             folder = scratch / expert.name
             folder.mkdir()
             expert.write(folder)
@@ -154,6 +168,50 @@ class Pool:
                 (folder / EMBEDDING).write_bytes(content)
             with self._sketched(expert, embedding, content):
                 self._store.commit(expert.name)
+
+    def admit(self, name: str, files: Mapping[str, bytes], *, replace: bool = False) -> None:
+        """Store the files of an expert that another pool holds as they are, bit for bit.
+
+        Raises:
+            PoolError: as `add`; or for other files than a pool's expert has.
+            ExpertError, StaleEmbeddingError: if a file is not what its name says.
+        """
+        self.check_name(name)
+        strangers, missing = sorted({*files} - EXPERT_FILES), sorted(NEEDED - {*files})
+        if strangers or missing:
+            raise PoolError(
+                f"an expert has {', '.join(sorted(NEEDED))}, may have {EMBEDDING}, and no other file",
+                f"{name!r}: " + "; ".join([f"no {file}" for file in missing] + strangers),
+                "Push or add it again.",
+            )
+        for file, content in files.items():
+            try:
+                if file.endswith(".safetensors"):
+                    check_tensors(content)
+            except ValueError as error:
+                given = f"{name}/{file}: {error}"
+                raise ExpertError(
+                    f"{file} must be a whole safetensors file", given, "Push it again."
+                ) from error
+        expert, content = self._expert(name, files), files.get(EMBEDDING, b"")
+        embedding = None
+        if content:
+            embedding = TaskEmbedding.from_bytes(content, self.path / name / EMBEDDING)
+            embedding.check_fresh(expert)
+        with self._store.writing():
+            self._check_free(name, replace)
+            with self._sketched(expert, embedding, content):
+                self._store.rewrite(name, files)
+
+    def _check_free(self, name: str, replace: bool) -> None:
+        """Within `writing`: raise PoolError for a name that is taken and not to be replaced."""
+        self._check_case(name)
+        if name in self and not replace:
+            raise PoolError(
+                "a name is used once in a pool",
+                f"{name!r} is taken in {self.path}",
+                "Choose another with --name, or pass --replace.",
+            )
 
     @staticmethod
     def check_name(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -52,6 +53,15 @@ def read_file(path: Path, *, follow: bool = False, header: bool = True) -> bytes
         elif facts.st_size > MOST_JSON_BYTES:
             raise ValueError(f"it has {facts.st_size} bytes, more than {MOST_JSON_BYTES}")
         return file.read()
+
+
+def check_tensors(content: bytes) -> None:
+    """The check of a safetensors file's header that `read_file` makes.
+
+    Raises:
+        ValueError: it does not explain every byte.
+    """
+    _read_header(io.BytesIO(content), len(content))
 
 
 def parse_tensors(content: bytes) -> dict[str, Tensor]:

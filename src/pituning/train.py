@@ -25,6 +25,7 @@ from pituning.expert import (
 from pituning.fit import Evaluation, FitConfig, fit
 from pituning.foundation import checkpoint_activations
 from pituning.methods import METHOD_NAMES, peft_config
+from pituning.parts import BatchLosses
 from pituning.task import Example, Task
 
 # Rates at which small sets train well within ten epochs; methods with few parameters need larger ones.
@@ -72,6 +73,8 @@ def train_expert(
 ) -> Expert:
     """Train an adapter on the task's training examples; keep the state that validates best.
 
+    Called by all processes of a group, it shares each batch out among them; all get the expert of one.
+
     Args:
         backbone: frozen; it is left as it was.
         task: its training split, and its validation split for early stopping.
@@ -105,7 +108,10 @@ def train_expert(
     result = fit(
         model,
         [{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate}],
-        lambda batch: backbone.loss(model, backbone.collate(batch, task), config.label_smoothing),
+        BatchLosses(
+            lambda batch: backbone.collate(batch, task),
+            lambda inputs: backbone.loss(model, inputs, config.label_smoothing),
+        ),
         (lambda: evaluate(backbone, model, task, task.validation)) if task.validation else None,
         examples,
         config,

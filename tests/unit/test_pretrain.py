@@ -21,6 +21,7 @@ from pituning.mini20.scenes import HELD_OUT as SCENES_HELD_OUT
 from pituning.mini20.scenes import sample_scene
 from pituning.models.ofa import OfaForConditionalGeneration
 from pituning.pretrain.config import PretrainConfig
+from pituning.pretrain.lesson import Lesson
 from pituning.pretrain.loop import CHECKPOINT, CURVE, train
 from pituning.pretrain.mixture import Mixture
 from pituning.pretrain.real import emoji_skills
@@ -32,12 +33,12 @@ from pituning.pretrain.vocabulary import learn_vocabulary
 SHORT = PretrainConfig(steps=6, batch_size=4, checkpoint_every=2, pieces=300, learning_rate=1e-3)
 
 
-def model() -> OfaForConditionalGeneration:
+def lesson() -> Lesson:
     torch.manual_seed(0)
     settings = config(
         vocab_size=len(tokenizer()), freeze_batch_norm=False, dropout=0.1, resnet_layers=(1, 1, 1)
     )
-    return OfaForConditionalGeneration(settings)
+    return Lesson(OfaForConditionalGeneration(settings), tokenizer().bins)
 
 
 def batches(step: int) -> tuple[str, dict[str, Tensor]]:
@@ -54,7 +55,7 @@ def batches(step: int) -> tuple[str, dict[str, Tensor]]:
 
 
 def run(folder: Path, stop_after: int | None = None) -> tuple[dict[str, Tensor], list[float]]:
-    found = model()
+    found = lesson()
     curve = train(found, batches, SHORT, folder, stop_after=stop_after, progress=False)
     return found.state_dict(), [entry["loss"] for entry in curve]
 
@@ -94,7 +95,7 @@ def test_another_configuration_does_not_go_on_from_a_checkpoint(tmp_path: Path) 
     run(tmp_path, stop_after=2)
     other = PretrainConfig(**{**vars(SHORT), "seed": 1})
     with pytest.raises(TrainingError, match="configuration it was started with"):
-        train(model(), batches, other, tmp_path, progress=False)
+        train(lesson(), batches, other, tmp_path, progress=False)
     assert (tmp_path / CHECKPOINT).exists()
 
 
@@ -105,7 +106,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         return name, batch
 
     with pytest.raises(TrainingError, match="must stay finite"):
-        train(model(), broken, SHORT, tmp_path, progress=False)
+        train(lesson(), broken, SHORT, tmp_path, progress=False)
 
 
 def test_boxes_stand_where_the_text_has_them_and_answers_end() -> None:

@@ -1,4 +1,4 @@
-"""Build a pool of many tasks; list, show, add, remove or verify its experts."""
+"""Build a pool of many tasks; list, show, add, remove or verify its experts; push and pull them."""
 
 from __future__ import annotations
 
@@ -6,43 +6,47 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from pituning.backbones import load_backbone
-from pituning.building import adopt, build_pool, obstacles
+from pituning.building import adopt, obstacles
+from pituning.cli import pool_build, pool_share
 from pituning.cli.embed import as_trained, backbone_of
-from pituning.cli.pictures import require_pictures
-from pituning.cli.recipes import add_recipe_option, recipe_of
-from pituning.cli.tasks import members, task_named
+from pituning.cli.recipes import add_recipe_option
+from pituning.cli.tasks import task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import PoolError
 from pituning.expert import Expert
 from pituning.pool import Pool
 from pituning.predict import embed
-from pituning.train import TrainConfig
 
 EXAMPLE = "pituning pool list pool"
+
+ACTIONS = ("list", "show", "add", "remove", "verify", "build", *pool_share.ACTIONS)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("action", choices=("list", "show", "add", "remove", "verify", "build"))
+    parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("pool", metavar="POOL", help="pool folder")
     parser.add_argument(
         "items",
         metavar="EXPERT|TASK",
         nargs="*",
         help="a name for show and remove, an adapter folder for add, for build task folders, mini20/NAME or "
-        "mini20 (all twenty)",
+        "mini20 (all twenty), for push and pull names (default: all)",
     )
     parser.add_argument("--backbone", help="build, add: local folder, Hub id or 'minilm'")
     add_recipe_option(parser)
     parser.add_argument("--name", help="add: the expert's name in the pool (default: its own)")
     parser.add_argument("--task", help="add: the task it was trained on, to embed it")
-    parser.add_argument("--replace", action="store_true", help="add: replace the expert of that name")
+    parser.add_argument(
+        "--replace", action="store_true", help="add, push, pull: replace the expert of that name"
+    )
     parser.add_argument(
         "--repair",
         action="store_true",
         help="verify: mend what can be mended; damaged experts are moved to POOL/.quarantine",
     )
+    pool_build.configure(parser)
+    pool_share.configure(parser)
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -59,9 +63,11 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
             f"`pool {options.action}` looks at all experts", " ".join(options.items), "Leave them out."
         )
     if options.action == "build":
-        return _build(options)
+        return pool_build.run(options)
     if options.action == "add":
         return _add(options)
+    if options.action in pool_share.ACTIONS:
+        return pool_share.run(options)
     pool = Pool(options.pool)
     if options.action == "list":
         return _list(pool)
@@ -109,27 +115,6 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         )
     document = {"added": expert.name, "embedded": embedding is not None, "spaces": spaces}
     return document | {"reasons": {space: why for space, why in reasons.items() if why}}, "\n".join(lines)
-
-
-def _build(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Train and embed what is missing."""
-    if not options.items or not options.backbone:
-        given = "no task" if not options.items else "no --backbone"
-        fix = "pituning pool build POOL TASK... --backbone minilm"
-        raise PoolError("`pool build` takes tasks and their --backbone", given, fix)
-    tasks = [task_named(name) for item in options.items for name in members(item)]
-    for task in tasks:
-        Pool.check_name(task.name)
-        require_pictures(task)
-    recipe = recipe_of(options)
-    config = TrainConfig(**recipe.train)
-    backbone = load_backbone(options.backbone, settings=recipe.model)
-    for task in tasks:
-        backbone.check(task)
-    pool = Pool.create(options.pool, init_seed=config.init_seed)
-    built = build_pool(pool, backbone, tasks, config, progress=progress_wanted(options.json))
-    text = f"built {len(built)} of {len(tasks)}, the others were there; {options.pool} holds {len(pool)}"
-    return {"built": built, "pool": str(options.pool), "experts": list(pool)}, text
 
 
 def _list(pool: Pool) -> tuple[dict[str, Any], str]:

@@ -9,6 +9,7 @@ from pituning.backbones import Backbone
 from pituning.errors import MixtureError
 from pituning.fit import Evaluation, FitConfig, fit
 from pituning.interpolate.mixture import Mixture
+from pituning.parts import BatchLosses
 from pituning.task import Task
 from pituning.train import evaluate
 
@@ -48,6 +49,8 @@ def tune(
 ) -> TuneResult:
     """Train α (and the experts, unless they are frozen) on the task's training examples.
 
+    Called by all processes of a group, it shares each batch out among them; all get the mixture of one.
+
     Raises:
         MixtureError: if the mixture was made of a bare module, which cannot read a task.
         TrainingError: if the loss is not finite; the mixture then holds the best state so far.
@@ -71,7 +74,10 @@ def tune(
     result = fit(
         mixture,
         mixture.parameter_groups(experts=config.learning_rate, weights=config.weight_learning_rate),
-        lambda batch: backbone.loss(mixture.mixed(), backbone.collate(batch, task), config.label_smoothing),
+        BatchLosses(
+            lambda batch: backbone.collate(batch, task),
+            lambda inputs: backbone.loss(mixture.mixed(), inputs, config.label_smoothing),
+        ),
         validate if task.validation else None,
         task.train,
         config,

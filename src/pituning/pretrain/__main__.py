@@ -28,6 +28,7 @@ from pituning.models.ofa import (
     OfaTokenizer,
 )
 from pituning.pretrain.config import SHAPE, PretrainConfig
+from pituning.pretrain.lesson import Lesson
 from pituning.pretrain.loop import train
 from pituning.pretrain.mixture import Mixture
 from pituning.pretrain.vocabulary import learn_vocabulary
@@ -79,12 +80,12 @@ def _train(
     torch.manual_seed(config.seed)
     model = OfaForConditionalGeneration(OfaConfig(vocab_size=len(tokenizer), **SHAPE))
     start_places(model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    lesson = Lesson(model, config.bins).to("cuda" if torch.cuda.is_available() else "cpu")
 
     def batches(step: int) -> tuple[str, dict[str, Tensor]]:
         return mixture.batch(step, rank, config, tokenizer)
 
-    curve = train(model, batches, config, out / "work", stop_after=stop_after)
+    curve = train(lesson, batches, config, out / "work", stop_after=stop_after)
     if rank == 0 and len(curve) == config.steps:
         write(model, tokenizer, out / "model")
     if meeting:

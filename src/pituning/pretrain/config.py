@@ -34,7 +34,7 @@ SHAPE: dict[str, Any] = {
 class PretrainConfig:
     """How `ofa-mini` is made."""
 
-    steps: int = field(default=7_000, metadata={"help": "updates in all"})
+    steps: int = field(default=6_000, metadata={"help": "updates in all"})
     batch_size: int = field(default=128, metadata={"help": "examples an update, shared by the processes"})
     processes: int = field(
         default=2, metadata={"help": "that train together, each on one thread; one on a GPU"}

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from pituning.distributed import is_first, processes, summed
 from pituning.errors import TrainingError
 from pituning.fit import under
-from pituning.models.ofa import OfaForConditionalGeneration
 from pituning.models.ofa.entries import is_computed
-from pituning.models.ofa.modeling import IGNORED
 from pituning.pretrain.config import PretrainConfig
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "curve.json"
@@ -30,7 +28,7 @@ Batches = Callable[[int], tuple[str, dict[str, Tensor]]]
 
 
 def train(
-    model: OfaForConditionalGeneration,
+    model: torch.nn.Module,
     batches: Batches,
     config: PretrainConfig,
     folder: Path,
@@ -55,16 +53,14 @@ def train(
     )
     curve = _resume(model, optimizer, config, folder)
     last = min(config.steps, stop_after or config.steps)
-    bar = tqdm(
-        range(len(curve), last), disable=not (progress and _is_first()), initial=len(curve), total=last
-    )
+    bar = tqdm(range(len(curve), last), disable=not (progress and is_first()), initial=len(curve), total=last)
     for step in bar:
         kind, batch = batches(step)
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout
         loss = _update(model, optimizer, {n: t.to(device) for n, t in batch.items()}, config, step)
         curve.append({"step": step, "kind": kind, "loss": loss})
         bar.set_postfix_str(f"{kind} {loss:.3f}")
-        if ((step + 1) % config.checkpoint_every == 0 or step + 1 == last) and _is_first():
+        if ((step + 1) % config.checkpoint_every == 0 or step + 1 == last) and is_first():
             _save(model, optimizer, config, folder, curve)
     return curve
 
@@ -77,7 +73,7 @@ def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]
 
 
 def _update(
-    model: OfaForConditionalGeneration,
+    model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: dict[str, Tensor],
     config: PretrainConfig,
@@ -89,7 +85,7 @@ def _update(
     optimizer.zero_grad(set_to_none=True)
     device = batch["input_ids"].device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=not config.fp32):
-        loss = _loss(model, batch)
+        loss: Tensor = model(**batch)
     if not bool(torch.isfinite(loss)):
         raise TrainingError(
             "the loss must stay finite", f"{float(loss.detach())} at step {step}", "Lower --learning-rate."
@@ -101,28 +97,13 @@ def _update(
     return float(loss.detach())
 
 
-def _loss(model: OfaForConditionalGeneration, batch: dict[str, Tensor]) -> Tensor:
-    """Mean over the labels; most places of a batch are padding, whose logits nobody needs."""
-    labels = batch["labels"]
-    wanted = labels != IGNORED
-    loss: Tensor = model(**{**batch, "labels": labels[wanted][None]}, logits_at=wanted).loss
-    return loss
-
-
 def _average_gradients(model: torch.nn.Module) -> None:
     """Over the processes, where there are several; all have trained on batches of the same kind."""
-    if not dist.is_initialized():
+    if processes() == 1:
         return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
-
-
-def _is_first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
+    for gradient, total in zip(gradients, summed(gradients), strict=True):
+        gradient.copy_(total / processes())
 
 
 def _schedule(step: int, config: PretrainConfig) -> float:

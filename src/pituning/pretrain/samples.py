@@ -18,6 +18,17 @@ Picture = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 """Corners as fractions of width and height."""
 
+PATCH = 8
+"""Side in pixels of what one patch of the model stands for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What lies in a part of a picture: one number an attribute, as `pituning.pretrain.lesson` has them."""
+
+    box: Box
+    kinds: tuple[int, ...]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
@@ -28,6 +39,7 @@ class Sample:
         answer: words, a box, or several of both in a row.
         picture: [side, side, 3].
         box: of a region that the text asks about.
+        marks: everything in the picture, where that is known.
         decoder_prompt: what the decoder reads before the answer, as in `pituning.decoding`.
     """
 
@@ -35,6 +47,7 @@ class Sample:
     answer: str | Box | list[str | Box]
     picture: Picture | None = None
     box: Box | None = None
+    marks: Sequence[Mark] = ()
     decoder_prompt: DecoderPrompt = "none"
 
 
@@ -96,4 +109,23 @@ def collate(samples: Sequence[Sample], tokenizer: OfaTokenizer, side: int) -> di
         pictures = np.stack([blank if sample.picture is None else sample.picture for sample in samples])
         pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
         batch |= {"patch_images": pixels, "patch_masks": shown}
+        batch["patch_labels"] = torch.stack([patch_labels(s.marks, side, tokenizer.bins) for s in samples])
     return batch
+
+
+def patch_labels(marks: Sequence[Mark], side: int, bins: int) -> Tensor:
+    """What is under the centre of each patch: its attributes and the bins of its box, int64 [patches, 8].
+
+    Numbers of the first attribute start at 1, and 0 is the background; all else of the background, and
+    everything of a picture without marks, is -100.
+    """
+    rows = side // PATCH
+    labels = torch.full((rows, rows, 8), -100)
+    if marks:
+        labels[..., 0] = 0
+    for mark in marks:
+        first, *others = mark.kinds
+        edges = [min(bins - 1, max(0, round(edge * (bins - 1)))) for edge in mark.box]
+        left, top, right, bottom = (round(edge * rows) for edge in mark.box)  # centres are at halves
+        labels[top:bottom, left:right] = torch.tensor([first + 1, *others, *edges])
+    return labels.flatten(0, 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from pituning.mini20.phrases import caption, describe, noun_phrase, unique_phras
 from pituning.mini20.reading import attribute_question, definition_sentence, random_sentence
 from pituning.mini20.rendering import pixels_of
 from pituning.mini20.scenes import COLOURS, PATTERNS, SHAPES, Look, Scene, sample_look, sample_scene
+from pituning.pretrain.lesson import marks_of
 from pituning.pretrain.samples import Picture, Sample
 
 Skill = Callable[[Random], Sample]
@@ -26,10 +28,15 @@ Skill = Callable[[Random], Sample]
 DESCRIBE = " what does the image describe?"
 
 
+def _seen(scene: Scene) -> dict[str, Any]:
+    """The picture of a scene, and what is in it."""
+    return {"picture": pixels_of(scene), "marks": marks_of(scene)}
+
+
 def captioning(rng: Random) -> Sample:
     """A picture of one to four things, in words."""
     scene = sample_scene(rng, count=rng.randint(1, 4))
-    return Sample(text=DESCRIBE, answer=caption(scene, rng), picture=pixels_of(scene))
+    return Sample(text=DESCRIBE, answer=caption(scene, rng), **_seen(scene))
 
 
 def plain_scene(rng: Random) -> Scene:
@@ -49,11 +56,11 @@ def any_scene(rng: Random) -> Scene:
 
 
 def places(rng: Random) -> Sample:
-    """All things from left to right, each with its box: grounded captioning."""
-    scene = any_scene(rng)
+    """One or two things from left to right, each with its box: grounded captioning."""
+    scene = sample_scene(rng, count=rng.randint(1, 2))
     things = sorted(scene.things, key=lambda thing: thing.box)
     answer = [part for thing in things for part in (describe(thing, rng), thing.box)]
-    return Sample(text=" what is where in the image?", answer=answer, picture=pixels_of(scene))
+    return Sample(text=" what is where in the image?", answer=answer, **_seen(scene))
 
 
 def grounding(rng: Random) -> Sample:
@@ -65,7 +72,7 @@ def grounding(rng: Random) -> Sample:
         if phrases:
             words = noun_phrase(rng.choice(phrases), rng)
             text = f' which region does the text " the {words} " describe?'
-            return Sample(text=text, answer=thing.box, picture=pixels_of(scene))
+            return Sample(text=text, answer=thing.box, **_seen(scene))
 
 
 def region(rng: Random) -> Sample:
@@ -73,7 +80,7 @@ def region(rng: Random) -> Sample:
     scene = any_scene(rng)
     thing = rng.choice(scene.things)
     text = " what does the region describe? region: {box}"
-    return Sample(text=text, answer=describe(thing, rng), picture=pixels_of(scene), box=thing.box)
+    return Sample(text=text, answer=describe(thing, rng), **_seen(scene), box=thing.box)
 
 
 def matching(rng: Random) -> Sample:
@@ -83,7 +90,7 @@ def matching(rng: Random) -> Sample:
     if rng.random() < 0.5:
         said, answer = _other(scene, rng), "no"
     text = f' does the image describe " {caption(said, rng)} "?'
-    return Sample(text=text, answer=answer, picture=pixels_of(scene))
+    return Sample(text=text, answer=answer, **_seen(scene))
 
 
 def _other(scene: Scene, rng: Random) -> Scene:
@@ -100,12 +107,10 @@ def listing(rng: Random) -> Sample:
         (("colour", tuple(COLOURS)), ("shape", SHAPES), ("pattern", PATTERNS), ("", ()))
     )
     if not name:
-        return Sample(
-            text=" how many things does the image show?", answer=str(len(looks)), picture=pixels_of(scene)
-        )
+        return Sample(text=" how many things does the image show?", answer=str(len(looks)), **_seen(scene))
     present = [value for value in values if any(getattr(look, name) == value for look in looks)]
     text = f" which {name}s does the image show?"
-    return Sample(text=text, answer=" ".join(present), picture=pixels_of(scene))
+    return Sample(text=text, answer=" ".join(present), **_seen(scene))
 
 
 def infilling(rng: Random) -> Sample:
@@ -165,13 +170,13 @@ def ordering(rng: Random) -> Sample:
 
 
 PICTURES: Mapping[str, tuple[Skill, float]] = {
-    "captioning": (captioning, 0.14),
-    "grounding": (grounding, 0.22),
-    "places": (places, 0.3),
-    "region": (region, 0.08),
-    "matching": (matching, 0.1),
+    "captioning": (captioning, 0.18),
+    "grounding": (grounding, 0.28),
+    "places": (places, 0.08),
+    "region": (region, 0.1),
+    "matching": (matching, 0.16),
     "listing": (listing, 0.1),
-    "drawing": (drawing, 0.12),
+    "drawing": (drawing, 0.14),
 }
 """Skill -> what makes its samples, and its share of the pictures."""
 

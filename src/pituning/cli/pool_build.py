@@ -1,0 +1,97 @@
+"""`pituning pool build`: an expert and an embedding for each task that the pool has none of."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from pituning.backbones import Backbone, load_backbone
+from pituning.building import BuildError, Engine, build_pool, in_process
+from pituning.cli.pictures import require_pictures
+from pituning.cli.recipes import recipe_of
+from pituning.cli.tasks import members, task_named
+from pituning.cli.terminal import progress_wanted
+from pituning.errors import ConfigError, PoolError
+from pituning.manifest import MANIFEST
+from pituning.methods import peft_config
+from pituning.pool import Pool
+from pituning.train import TrainConfig
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options that no other action has."""
+    group = parser.add_argument_group("build")
+    group.add_argument(
+        "--engine",
+        choices=("process", "ray"),
+        default="process",
+        help="what trains: this process, or Ray's workers, one task each (default: process)",
+    )
+    group.add_argument(
+        "--address", metavar="HOST:PORT|auto", help="ray: a running cluster (default: this machine alone)"
+    )
+    group.add_argument("--cpus", type=int, metavar="INT", help="ray: CPUs and threads of a task (default: 1)")
+
+
+def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Train and embed what is missing; exit code 2 if a task has a fault."""
+    if not options.items or not options.backbone:
+        given = "no task" if not options.items else "no --backbone"
+        fix = "pituning pool build POOL TASK... --backbone minilm"
+        raise PoolError("`pool build` takes tasks and their --backbone", given, fix)
+    tasks = [task_named(name) for item in options.items for name in members(item)]
+    for task in tasks:
+        Pool.check_name(task.name)
+        require_pictures(task)
+    recipe = recipe_of(options)
+    config = TrainConfig(**recipe.train)
+    engine = _engine(options)
+    backbone = load_backbone(options.backbone, settings=recipe.model)
+    for task in tasks:
+        backbone.check(task)
+    _check_training(backbone, config, new=not (Path(options.pool) / MANIFEST).is_file())
+    pool = Pool.create(options.pool, init_seed=config.init_seed)  # last: a mistake leaves no empty pool
+    start = time.perf_counter()
+    try:
+        built = build_pool(
+            pool, backbone, tasks, config, engine=engine, progress=progress_wanted(options.json)
+        )
+    except BuildError as error:
+        built = error.built
+    faults = [f"{task}: {fault}" for task, fault in built.faults.items()]
+    document = {
+        "built": built.names,
+        "pool": str(options.pool),
+        "experts": list(pool),
+        "engine": options.engine,
+        "retries": built.retries,
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+    there = len(tasks) - len(built.names) - len(faults)
+    done = f"built {len(built.names)} of {len(tasks)} in {document['seconds']} s, {there} were there"
+    again = f"; {built.retries} were begun again" if built.retries else ""
+    lines = [*faults, f"{done}{again}; {options.pool} holds {len(pool)}"]
+    return document | ({"faults": faults} if faults else {}), "\n".join(lines)
+
+
+def _engine(options: argparse.Namespace) -> Engine:
+    if options.engine == "ray":
+        from pituning.ray_engine import ray_engine  # lazy: only this engine needs it
+
+        return ray_engine(options.address, cpus=1 if options.cpus is None else options.cpus)
+    if options.address is not None or options.cpus is not None:
+        given = "--address" if options.address is not None else "--cpus"
+        raise ConfigError(
+            "--address and --cpus are those of Ray", given, "Add --engine ray, or leave it out."
+        )
+    return in_process
+
+
+def _check_training(backbone: Backbone, config: TrainConfig, *, new: bool) -> None:
+    """Find what is wrong with the settings before the pool is made."""
+    if config.method or new:
+        peft_config(config.method or "lora", backbone.model, heads=backbone.head_modules(backbone.model))
+    if config.label_smoothing and type(backbone).loss is Backbone.loss:
+        backbone.loss(backbone.model, {}, config.label_smoothing)  # raises: this family has none

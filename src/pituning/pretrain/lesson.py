@@ -1,0 +1,72 @@
+"""What pre-training minimises: the loss of the answers, and of what lies under each patch of a picture."""
+
+from __future__ import annotations
+
+from typing import final
+
+from torch import Tensor, nn
+
+from pituning.mini20.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Scene
+from pituning.models.ofa import OfaForConditionalGeneration
+from pituning.models.ofa.modeling import IGNORED
+from pituning.pretrain.samples import Mark
+
+ATTRIBUTES = (SHAPES, tuple(COLOURS), PATTERNS, tuple(SIZES))
+
+
+def marks_of(scene: Scene) -> list[Mark]:
+    """Shape, colour, pattern and size of everything in a scene."""
+    return [
+        Mark(
+            box=thing.box,
+            kinds=tuple(
+                values.index(value)
+                for values, value in zip(
+                    ATTRIBUTES,
+                    (thing.look.shape, thing.look.colour, thing.look.pattern, thing.look.size),
+                    strict=True,
+                )
+            ),
+        )
+        for thing in scene.things
+    ]
+
+
+@final
+class Lesson(nn.Module):
+    """The model, and a layer that names what each patch shows, from the encoder's last state.
+
+    Answers alone teach where things are too slowly: they say one thing about a picture, this says it of every
+    patch (OFA has a dense task too, the codes of hidden patches). The layer is not kept.
+    """
+
+    def __init__(self, model: OfaForConditionalGeneration, bins: int) -> None:
+        super().__init__()
+        self.model = model
+        self.sizes = [1 + len(SHAPES), *(len(values) for values in ATTRIBUTES[1:]), *[bins] * 4]
+        self.patches = nn.Linear(model.config.d_model, sum(self.sizes))
+
+    def forward(self, labels: Tensor, patch_labels: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """The mean loss over the answers' tokens, and the patches' mean losses, averaged over the attributes.
+
+        Most places of a batch's labels are padding, whose logits nobody needs.
+
+        Args:
+            labels: int64 [b, t], -100 counts for nothing.
+            patch_labels: int64 [b, p, 8], as `pituning.pretrain.samples.patch_labels` has them.
+            inputs: the model's.
+        """
+        wanted = labels != IGNORED
+        found = self.model(**inputs, labels=labels[wanted][None], logits_at=wanted)
+        loss: Tensor = found.loss
+        if patch_labels is None or not (patch_labels != IGNORED).any():
+            return loss
+        features = found.encoder_last_hidden_state[:, : patch_labels.shape[1]]
+        parts = self.patches(features).float().split(self.sizes, dim=-1)
+        dense = [
+            nn.functional.cross_entropy(
+                part.flatten(0, 1), patch_labels[..., index].flatten(), ignore_index=IGNORED
+            )
+            for index, part in enumerate(parts)
+        ]
+        return loss + sum(dense) / len(dense)
