@@ -68,7 +68,7 @@ def check(said: dict[str, Any], name: str, earlier: int) -> None:
     assert said["tune"]["task"] == said["eval"]["task"] == name
     assert len(said["predict"]["neighbors"]) == min(3, earlier)
     assert len(said["tune"]["neighbors"]) == min(1, earlier)
-    assert {"base", "expert", "neighbor", "init", "pi"} <= said["tune"]["scores"].keys()
+    assert {"base", "expert", "init", "pi"} <= said["tune"]["scores"].keys()
     assert said["eval"]["score"] == said["tune"]["scores"]["pi"]
     assert said["eval"]["n"] == 8
     assert 0 <= said["eval"]["score"] <= 10  # CIDEr-D may exceed 1
