@@ -6,27 +6,18 @@ from typing import final
 
 from torch import Tensor, nn
 
-from pituning.mini20.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Scene
+from pituning.mini20.scenes import ATTRIBUTES, Scene
 from pituning.models.ofa import OfaForConditionalGeneration
 from pituning.models.ofa.modeling import IGNORED
 from pituning.pretrain.samples import Mark
 
-ATTRIBUTES = (SHAPES, tuple(COLOURS), PATTERNS, tuple(SIZES))
-
 
 def marks_of(scene: Scene) -> list[Mark]:
-    """Shape, colour, pattern and size of everything in a scene."""
+    """Everything in a scene, with its shape, colour, pattern and size."""
     return [
         Mark(
             box=thing.box,
-            kinds=tuple(
-                values.index(value)
-                for values, value in zip(
-                    ATTRIBUTES,
-                    (thing.look.shape, thing.look.colour, thing.look.pattern, thing.look.size),
-                    strict=True,
-                )
-            ),
+            kinds=tuple(values.index(getattr(thing.look, name)) for name, values in ATTRIBUTES.items()),
         )
         for thing in scene.things
     ]
@@ -43,7 +34,7 @@ class Lesson(nn.Module):
     def __init__(self, model: OfaForConditionalGeneration, bins: int) -> None:
         super().__init__()
         self.model = model
-        self.sizes = [1 + len(SHAPES), *(len(values) for values in ATTRIBUTES[1:]), *[bins] * 4]
+        self.sizes = [2, *map(len, ATTRIBUTES.values()), *[bins] * 4]
         self.patches = nn.Linear(model.config.d_model, sum(self.sizes))
 
     def forward(self, labels: Tensor, patch_labels: Tensor | None = None, **inputs: Tensor) -> Tensor:
@@ -53,7 +44,7 @@ class Lesson(nn.Module):
 
         Args:
             labels: int64 [b, t], -100 counts for nothing.
-            patch_labels: int64 [b, p, 8], as `pituning.pretrain.samples.patch_labels` has them.
+            patch_labels: int64 [b, p, 9], as `pituning.pretrain.samples.patch_labels` has them.
             inputs: the model's.
         """
         wanted = labels != IGNORED

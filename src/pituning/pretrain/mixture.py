@@ -17,7 +17,7 @@ from pituning.pretrain.samples import Sample, collate
 from pituning.pretrain.skills import PICTURES, TEXTS, Skill
 from pituning.pretrain.sources import read_emoji, read_glosses
 
-WITH_PICTURES = 0.78
+WITH_PICTURES = 0.7
 """Share of the steps; a step on text takes a third of the time."""
 
 CHUNK = 8

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pituning.backbones.base import pad
 from pituning.decoding import DecoderPrompt
+from pituning.mini20.scenes import ATTRIBUTES
 from pituning.models.ofa import OfaTokenizer
 
 Picture = NDArray[np.uint8]
@@ -24,7 +25,7 @@ PATCH = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """What lies in a part of a picture: one number an attribute, as `pituning.pretrain.lesson` has them."""
+    """A thing in a picture: its box, and which of its values each of `scenes.ATTRIBUTES` has."""
 
     box: Box
     kinds: tuple[int, ...]
@@ -114,18 +115,16 @@ def collate(samples: Sequence[Sample], tokenizer: OfaTokenizer, side: int) -> di
 
 
 def patch_labels(marks: Sequence[Mark], side: int, bins: int) -> Tensor:
-    """What is under the centre of each patch: its attributes and the bins of its box, int64 [patches, 8].
+    """Of each patch, whether anything is under its centre, and its attributes and the bins of its box.
 
-    Numbers of the first attribute start at 1, and 0 is the background; all else of the background, and
-    everything of a picture without marks, is -100.
+    int64 [patches, 1 + attributes + 4]; -100 where there is nothing to say, as of a picture without marks.
     """
     rows = side // PATCH
-    labels = torch.full((rows, rows, 8), -100)
+    labels = torch.full((rows, rows, 1 + len(ATTRIBUTES) + 4), -100)
     if marks:
         labels[..., 0] = 0
     for mark in marks:
-        first, *others = mark.kinds
         edges = [min(bins - 1, max(0, round(edge * (bins - 1)))) for edge in mark.box]
         left, top, right, bottom = (round(edge * rows) for edge in mark.box)  # centres are at halves
-        labels[top:bottom, left:right] = torch.tensor([first + 1, *others, *edges])
+        labels[top:bottom, left:right] = torch.tensor([1, *mark.kinds, *edges])
     return labels.flatten(0, 1)

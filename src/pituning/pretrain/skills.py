@@ -4,7 +4,7 @@ What overlaps with the twenty tasks of `mini20`: the shapes, colours and pattern
 combinations that only test pictures hold; phrases that single a thing out by its looks, as refcoco+ has them,
 but none by position or relation; captions; its language's words and sentences, as `mini20.reading` says; the
 pen and the hands of its drawings. No entailment, paraphrase or sentiment is taught (`comparing` asks which
-word of two sentences differs), no class of the vision tasks, none of the questions of vqav2.
+words of two sentences differ), no class of the vision tasks, none of the questions of vqav2.
 """
 
 from __future__ import annotations
@@ -153,13 +153,20 @@ def grained(pixels: Picture, rng: Random) -> Picture:
 
 
 def comparing(rng: Random) -> Sample:
-    """The word of a second sentence that the first has another for."""
+    """What becomes of a sentence: a word exchanged, added or left out, or nothing."""
     words, others = random_sentence(rng).split(), random_sentence(rng).split()
     place = rng.randrange(len(words))
-    new = rng.choice([word for word in others if word != words[place]])
-    changed = [*words[:place], new, *words[place + 1 :]]
-    text = f' text1 " {" ".join(words)} " text2 " {" ".join(changed)} " what is new in text2?'
-    return Sample(text=text, answer=new)
+    old, new = words[place], rng.choice([word for word in others if word != words[place]])
+    changed, answer = rng.choice(
+        (
+            ([*words[:place], new, *words[place + 1 :]], f"{new} for {old}"),
+            ([*words[:place], new, *words[place:]], f"{new} was added"),
+            ([*words[:place], *words[place + 1 :]], f"{old} was left out"),
+            (words, "nothing"),
+        )
+    )
+    text = f' text1 " {" ".join(words)} " text2 " {" ".join(changed)} " what became of text1 in text2?'
+    return Sample(text=text, answer=answer)
 
 
 def ordering(rng: Random) -> Sample:
@@ -181,10 +188,10 @@ PICTURES: Mapping[str, tuple[Skill, float]] = {
 """Skill -> what makes its samples, and its share of the pictures."""
 
 TEXTS: Mapping[str, tuple[Skill, float]] = {
-    "infilling": (infilling, 0.25),
+    "infilling": (infilling, 0.2),
     "defining": (defining, 0.1),
     "reading": (reading, 0.2),
-    "comparing": (comparing, 0.3),
+    "comparing": (comparing, 0.4),
     "ordering": (ordering, 0.1),
 }
 """Skill -> what makes its samples, and its share of the text."""
