@@ -16,16 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from pituning.errors import ConfigError, TaskError, TrainingError
+from pituning.mini20.definition import PIXELS
 from pituning.mini20.lexicon import HELD_OUT as LEXICON_HELD_OUT
+from pituning.mini20.scenes import ATTRIBUTES, sample_scene
 from pituning.mini20.scenes import HELD_OUT as SCENES_HELD_OUT
-from pituning.mini20.scenes import sample_scene
 from pituning.models.ofa import OfaForConditionalGeneration
 from pituning.pretrain.config import PretrainConfig
-from pituning.pretrain.lesson import Lesson
+from pituning.pretrain.lesson import Lesson, marks_of
 from pituning.pretrain.loop import CHECKPOINT, CURVE, train
 from pituning.pretrain.mixture import Mixture
 from pituning.pretrain.real import emoji_skills
-from pituning.pretrain.samples import Sample, collate
+from pituning.pretrain.samples import Sample, collate, patch_labels
 from pituning.pretrain.skills import TEXTS
 from pituning.pretrain.sources import Gloss, read_emoji, read_glosses
 from pituning.pretrain.vocabulary import learn_vocabulary
@@ -250,3 +251,32 @@ def test_the_vocabulary_is_the_same_again_and_holds_the_words_of_the_skills() ->
     for words in (" what does the image describe?", " purple"):
         assert first.decode(first(words, add_special_tokens=False)["input_ids"]) == words
     assert len(first(" purple", add_special_tokens=False)["input_ids"]) == 1
+
+
+def test_every_thing_of_a_scene_is_named_by_the_patches_under_it() -> None:
+    for seed in range(50):
+        scene = sample_scene(Random(seed))
+        about = scene.things[0]
+        labels = patch_labels(marks_of(scene, about), PIXELS, 64)
+        assert labels.shape == (64, 10)
+        there = labels[labels[:, 0] == 1]
+        assert (labels[labels[:, 0] == 0][:, 1:] == -100).all()
+        for thing in scene.things:
+            edges = torch.tensor([round(edge * 63) for edge in thing.box])
+            own = there[(there[:, 6:] == edges).all(dim=1)]
+            assert len(own), thing
+            look = [values.index(getattr(thing.look, name)) for name, values in ATTRIBUTES.items()]
+            assert own.unique(dim=0).tolist() == [[1, int(thing is about), *look, *edges.tolist()]]
+
+
+def test_pictures_without_marks_are_judged_by_their_answers_alone() -> None:
+    found = lesson().eval()
+    samples = [Sample(text=" how many?", answer="two", picture=np.zeros((32, 32, 3), dtype=np.uint8))] * 2
+    batch = collate(samples, tokenizer(), 32)
+    assert (batch["patch_labels"] == -100).all()
+    with torch.no_grad():
+        loss, whole = found(**batch), found.model(**{k: v for k, v in batch.items() if k != "patch_labels"})
+        batch["patch_labels"][:, :, 0] = 0
+        more = found(**batch)
+    torch.testing.assert_close(loss, whole.loss)
+    assert more > loss

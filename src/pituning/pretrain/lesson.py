@@ -6,18 +6,19 @@ from typing import final
 
 from torch import Tensor, nn
 
-from pituning.mini20.scenes import ATTRIBUTES, Scene
+from pituning.mini20.scenes import ATTRIBUTES, Scene, Thing
 from pituning.models.ofa import OfaForConditionalGeneration
 from pituning.models.ofa.modeling import IGNORED
 from pituning.pretrain.samples import Mark
 
 
-def marks_of(scene: Scene) -> list[Mark]:
-    """Everything in a scene, with its shape, colour, pattern and size."""
+def marks_of(scene: Scene, about: Thing | None = None) -> list[Mark]:
+    """Everything in a scene, with its shape, colour, pattern and size; `about` is what the text means."""
     return [
         Mark(
             box=thing.box,
             kinds=tuple(values.index(getattr(thing.look, name)) for name, values in ATTRIBUTES.items()),
+            meant=None if about is None else thing is about,
         )
         for thing in scene.things
     ]
@@ -34,7 +35,7 @@ class Lesson(nn.Module):
     def __init__(self, model: OfaForConditionalGeneration, bins: int) -> None:
         super().__init__()
         self.model = model
-        self.sizes = [2, *map(len, ATTRIBUTES.values()), *[bins] * 4]
+        self.sizes = [2, 2, *map(len, ATTRIBUTES.values()), *[bins] * 4]
         self.patches = nn.Linear(model.config.d_model, sum(self.sizes))
 
     def forward(self, labels: Tensor, patch_labels: Tensor | None = None, **inputs: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class Lesson(nn.Module):
 
         Args:
             labels: int64 [b, t], -100 counts for nothing.
-            patch_labels: int64 [b, p, 9], as `pituning.pretrain.samples.patch_labels` has them.
+            patch_labels: int64 [b, p, 10], as `pituning.pretrain.samples.patch_labels` has them.
             inputs: the model's.
         """
         wanted = labels != IGNORED
@@ -54,10 +55,8 @@ class Lesson(nn.Module):
             return loss
         features = found.encoder_last_hidden_state[:, : patch_labels.shape[1]]
         parts = self.patches(features).float().split(self.sizes, dim=-1)
-        dense = [
-            nn.functional.cross_entropy(
-                part.flatten(0, 1), patch_labels[..., index].flatten(), ignore_index=IGNORED
-            )
-            for index, part in enumerate(parts)
-        ]
-        return loss + sum(dense) / len(dense)
+        for part, truth in zip(parts, patch_labels.unbind(-1), strict=True):
+            if (truth != IGNORED).any():
+                dense = nn.functional.cross_entropy(part.flatten(0, 1), truth.flatten(), ignore_index=IGNORED)
+                loss = loss + dense / len(parts)
+        return loss

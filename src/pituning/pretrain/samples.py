@@ -25,10 +25,17 @@ PATCH = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A thing in a picture: its box, and which of its values each of `scenes.ATTRIBUTES` has."""
+    """A thing in a picture.
+
+    Attributes:
+        box: where it is.
+        kinds: which of its values each of `scenes.ATTRIBUTES` has.
+        meant: whether the text is about it; None where it is about no single thing.
+    """
 
     box: Box
     kinds: tuple[int, ...]
+    meant: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,16 +122,17 @@ def collate(samples: Sequence[Sample], tokenizer: OfaTokenizer, side: int) -> di
 
 
 def patch_labels(marks: Sequence[Mark], side: int, bins: int) -> Tensor:
-    """Of each patch, whether anything is under its centre, and its attributes and the bins of its box.
+    """Of each patch: is a thing under its centre, is it meant, its attributes, the bins of its box.
 
-    int64 [patches, 1 + attributes + 4]; -100 where there is nothing to say, as of a picture without marks.
+    int64 [patches, 2 + attributes + 4]; -100 where there is nothing to say, as of a picture without marks.
     """
     rows = side // PATCH
-    labels = torch.full((rows, rows, 1 + len(ATTRIBUTES) + 4), -100)
+    labels = torch.full((rows, rows, 2 + len(ATTRIBUTES) + 4), -100)
     if marks:
         labels[..., 0] = 0
     for mark in marks:
         edges = [min(bins - 1, max(0, round(edge * (bins - 1)))) for edge in mark.box]
         left, top, right, bottom = (round(edge * rows) for edge in mark.box)  # centres are at halves
-        labels[top:bottom, left:right] = torch.tensor([1, *mark.kinds, *edges])
+        meant = -100 if mark.meant is None else int(mark.meant)
+        labels[top:bottom, left:right] = torch.tensor([1, meant, *mark.kinds, *edges])
     return labels.flatten(0, 1)

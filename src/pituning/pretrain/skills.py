@@ -19,7 +19,7 @@ from pituning.mini20.other_families import random_drawing, random_glyph, random_
 from pituning.mini20.phrases import caption, describe, noun_phrase, unique_phrases
 from pituning.mini20.reading import attribute_question, definition_sentence, random_sentence
 from pituning.mini20.rendering import pixels_of
-from pituning.mini20.scenes import COLOURS, PATTERNS, SHAPES, Look, Scene, sample_look, sample_scene
+from pituning.mini20.scenes import COLOURS, PATTERNS, SHAPES, Look, Scene, Thing, sample_look, sample_scene
 from pituning.pretrain.lesson import marks_of
 from pituning.pretrain.samples import Picture, Sample
 
@@ -28,9 +28,9 @@ Skill = Callable[[Random], Sample]
 DESCRIBE = " what does the image describe?"
 
 
-def _seen(scene: Scene) -> dict[str, Any]:
-    """The picture of a scene, and what is in it."""
-    return {"picture": pixels_of(scene), "marks": marks_of(scene)}
+def _seen(scene: Scene, about: Thing | None = None) -> dict[str, Any]:
+    """The picture of a scene, what is in it, and what of that the text means."""
+    return {"picture": pixels_of(scene), "marks": marks_of(scene, about)}
 
 
 def captioning(rng: Random) -> Sample:
@@ -72,7 +72,7 @@ def grounding(rng: Random) -> Sample:
         if phrases:
             words = noun_phrase(rng.choice(phrases), rng)
             text = f' which region does the text " the {words} " describe?'
-            return Sample(text=text, answer=thing.box, **_seen(scene))
+            return Sample(text=text, answer=thing.box, **_seen(scene, thing))
 
 
 def region(rng: Random) -> Sample:
@@ -80,7 +80,7 @@ def region(rng: Random) -> Sample:
     scene = any_scene(rng)
     thing = rng.choice(scene.things)
     text = " what does the region describe? region: {box}"
-    return Sample(text=text, answer=describe(thing, rng), **_seen(scene), box=thing.box)
+    return Sample(text=text, answer=describe(thing, rng), **_seen(scene, thing), box=thing.box)
 
 
 def matching(rng: Random) -> Sample:
