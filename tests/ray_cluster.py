@@ -24,6 +24,11 @@ class Cluster:
     process: subprocess.Popen[str]
     environment: dict[str, str]
 
+    def tasks(self) -> list[str]:
+        """A line for each process of this machine that runs a task of `pool build`; Ray names them so."""
+        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        return [line for line in listed.splitlines() if line.startswith("ray::_build")]
+
     def kill_node(self) -> None:
         """End all processes of a node by SIGKILL."""
         assert self.process.stdin is not None

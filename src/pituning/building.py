@@ -13,6 +13,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from pituning.backbones import Backbone
+from pituning.distributed import is_first
 from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert, attach_expert, unwritable
 from pituning.interpolate.compatible import Space, obstacle
@@ -41,6 +42,7 @@ def add_expert(
 
     Checkpoints lie in the pool's folder until the expert is there; with `resume`, a killed run goes on.
     `like`, the pool's typical expert, is whose configuration `train_expert` takes where none is named.
+    Called by all processes of a group, it trains with all; the first embeds and writes.
 
     Raises:
         PituningError: for whatever the user can mend; see `pituning.errors`.
@@ -57,9 +59,10 @@ def add_expert(
         resume=resume,
         progress=progress,
     )
-    embedding = embed(backbone, expert, task, fisher, progress=progress)
-    pool.add(expert, embedding, replace=overwrite)
-    shutil.rmtree(workdir, ignore_errors=True)
+    if is_first():
+        embedding = embed(backbone, expert, task, fisher, progress=progress)
+        pool.add(expert, embedding, replace=overwrite)
+        shutil.rmtree(workdir, ignore_errors=True)
     return expert
 
 

@@ -130,10 +130,8 @@ class Launched:
 
     def __enter__(self) -> Launched:
         self._first_to_fail: bool | None = None
-        here, gpus = (
-            int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])),
-            torch.cuda.device_count(),
-        )
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        gpus = torch.cuda.device_count()
         backend = "cpu:gloo,cuda:nccl" if here <= gpus else "gloo"
         if gpus:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)

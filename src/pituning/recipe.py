@@ -192,7 +192,7 @@ def _best_alone(
         name: mixture.start_at({other: float(other == name) for other in names}).collapse(rank=rank)
         for name in neighbors
     }
-    found = validated(backbone, task, alone)
+    found = from_first(partial(validated, backbone, task, alone))
     best = max(neighbors, key=lambda name: found[name]) if found else next(iter(neighbors), "")
     return best, alone.get(best)
 

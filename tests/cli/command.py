@@ -44,19 +44,33 @@ def call(*arguments: object) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def process(
-    *arguments: object, first: Callable[[], object] = lambda: None, **options: Any
+def process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """The installed command; see `started`."""
+    return started(INSTALLED, *arguments, **options)
+
+
+def started(
+    *command: object, first: Callable[[], object] = lambda: None, **options: Any
 ) -> subprocess.Popen[str]:
-    """The installed command, which calls `first` before it starts."""
+    """A process that calls `first` before it starts."""
 
     def prepared() -> None:
         # A job in the background ignores Ctrl-C, and so would what it starts.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         first()
 
-    command = [str(argument) for argument in (INSTALLED, *arguments)]
+    words = [str(word) for word in command]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, preexec_fn=prepared, **pipes, **options)
+    return subprocess.Popen(words, text=True, preexec_fn=prepared, **pipes, **options)
+
+
+def refuse(outcome: Outcome, *fragments: str) -> None:
+    assert outcome.code == 2, outcome
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ")
+    assert "Traceback" not in outcome.err
+    for fragment in fragments:
+        assert fragment in outcome.err
 
 
 def outcome_of(running: subprocess.Popen[str]) -> Outcome:

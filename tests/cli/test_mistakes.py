@@ -13,19 +13,10 @@ from typing import Any
 
 import pytest
 import tiny
-from command import SHORT, Outcome, call, outcome_of, process, read_rows, tree, write_rows, write_task
+from command import SHORT, call, outcome_of, process, read_rows, refuse, tree, write_rows, write_task
 from conftest import World
 
 Case = Callable[[World, Path], tuple[object, ...]]
-
-
-def refuse(outcome: Outcome, *fragments: str) -> None:
-    assert outcome.code == 2, outcome
-    assert outcome.out == ""
-    assert outcome.err.startswith("error: ")
-    assert "Traceback" not in outcome.err
-    for fragment in fragments:
-        assert fragment in outcome.err
 
 
 def training(world: World, task: Path, pool: Path, *options: object) -> tuple[object, ...]:

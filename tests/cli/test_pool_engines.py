@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import tiny
 from command import Outcome as Answer
 from command import call, outcome_of, process, tree, wait_for, write_task
 from conftest import World
+from filelock import FileLock
 from ray_cluster import LOOPBACK, two_nodes
 
 from pituning.backbones import Backbone
@@ -25,6 +27,7 @@ from pituning.building import BuildError, Built, Outcome, Outcomes, Plan, build_
 from pituning.errors import PituningError, PoolError
 from pituning.pool import Pool
 from pituning.ray_engine import ray_engine
+from pituning.store import LOCK, WORK
 from pituning.task import Task
 from pituning.train import TrainConfig
 
@@ -191,13 +194,25 @@ def ray_process(work: Work, pool: Path, *options: object) -> subprocess.Popen[st
     return process(*work.arguments(pool, "--engine", "ray", *options), env=os.environ | LOOPBACK)
 
 
+@contextmanager
+def held(pool: Path, *tasks: str) -> Iterator[None]:
+    """Who would build these tasks waits, as for another build."""
+    with ExitStack() as locks:
+        for task in tasks:
+            folder = pool / f"{WORK}{task}"
+            folder.mkdir()
+            locks.enter_context(FileLock(folder / LOCK))
+        yield
+
+
 @pytest.mark.slow
 def test_cluster_that_loses_a_node_makes_the_same_experts(work: Work, tmp_path: Path) -> None:
-    pool = tmp_path / "pool"
+    pool = Pool.create(tmp_path / "pool").path
     with two_nodes() as cluster:
-        running = ray_process(work, pool, "--address", cluster.address)
-        wait_for(lambda: len([*pool.glob("t*")]) >= 3 and len([*pool.glob(".work-*")]) == 2, running)
-        cluster.kill_node()
+        with held(pool, "t05", "t11"):
+            running = ray_process(work, pool, "--address", cluster.address)
+            wait_for(lambda: len([*pool.glob("t*")]) == 10 and len(cluster.tasks()) == 2, running)
+            cluster.kill_node()
         answer = outcome_of(running)
     assert answer.code == 0, answer
     assert answer.document["built"] == [f"t{number:02}" for number in range(12)]
@@ -209,11 +224,12 @@ def test_cluster_that_loses_a_node_makes_the_same_experts(work: Work, tmp_path: 
 
 @pytest.mark.slow
 def test_ray_on_this_machine_does_only_what_is_missing(work: Work, tmp_path: Path) -> None:
-    pool = tmp_path / "pool"
-    interrupted = ray_process(work, pool)
-    wait_for(lambda: len([*pool.glob("t*")]) >= 1, interrupted)
-    interrupted.send_signal(signal.SIGINT)
-    stopped = outcome_of(interrupted)
+    pool = Pool.create(tmp_path / "pool").path
+    with held(pool, "t10"):
+        interrupted = ray_process(work, pool)
+        wait_for(lambda: len([*pool.glob("t*")]) >= 1, interrupted)
+        interrupted.send_signal(signal.SIGINT)
+        stopped = outcome_of(interrupted)
     assert (stopped.code, stopped.out) == (130, ""), stopped
     there = [*Pool(pool)]
     assert 1 <= len(there) < 12

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import Outcome, call, outcome_of, tree, wait_for, write_task
+from command import Outcome, call, outcome_of, started, tree, wait_for, write_task
 from conftest import World
 from safetensors.torch import load_file
 
@@ -32,17 +32,7 @@ UNEVEN = ("--epochs", 3, "--batch-size", 7, "--patience", 0, "--json")
 
 
 def launched(*command: object) -> subprocess.Popen[str]:
-    def prepared() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    return subprocess.Popen(
-        [str(word) for word in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=prepared,
-    )
+    return started(*command, start_new_session=True)
 
 
 def together(launcher: tuple[object, ...], *arguments: object) -> Outcome:

@@ -13,7 +13,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from command import Outcome, call
+from command import call, refuse
 from hub_stub import Hub
 from pools import snapshot, tiny
 
@@ -26,15 +26,6 @@ WEIGHTS, CARD = "adapter_model.safetensors", "expert.json"
 CLOSED = "http://127.0.0.1:9"
 
 Tamper = Callable[[str, bytes | None], None]
-
-
-def refuse(outcome: Outcome, *fragments: str) -> None:
-    assert outcome.code == 2, outcome
-    assert outcome.out == ""
-    assert outcome.err.startswith("error: ")
-    assert "Traceback" not in outcome.err
-    for fragment in fragments:
-        assert fragment in outcome.err
 
 
 @pytest.fixture

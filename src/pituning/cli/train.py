@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import task_named
 from pituning.cli.terminal import progress_wanted
-from pituning.distributed import from_first, is_first
+from pituning.distributed import from_first
 from pituning.errors import PoolError
 from pituning.manifest import MANIFEST
 from pituning.methods import peft_config
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
 from pituning.predict import FisherConfig
-from pituning.store import WORK
-from pituning.train import TrainConfig, train_expert
+from pituning.train import TrainConfig
 
 EXAMPLE = "pituning train data/sst2 --backbone minilm --pool pool --method lora --epochs 3"
 
@@ -59,27 +57,14 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if config.method:
         peft_config(config.method, backbone.model, heads=backbone.head_modules(backbone.model))
     # last: a mistake leaves no empty pool
-    init_seed = from_first(lambda: Pool.create(options.pool, init_seed=config.init_seed).init_seed)
-    pool = Pool(options.pool)
-    like = Neighborhood.of(pool).typical(backbone)
-    if not is_first():  # it trains with the first, which embeds and writes
-        train_expert(
-            backbone,
-            task,
-            replace(config, init_seed=init_seed),
-            name=name,
-            like=like,
-            workdir=pool.path / f"{WORK}{name}",
-            resume=options.resume,
-        )
-        return {}, ""
+    pool = Pool(from_first(lambda: Pool.create(options.pool, init_seed=config.init_seed).path))
     expert = add_expert(
         pool,
         backbone,
         task,
         config,
         fisher,
-        like=like,
+        like=Neighborhood.of(pool).typical(backbone),
         name=name,
         resume=options.resume,
         overwrite=options.replace,

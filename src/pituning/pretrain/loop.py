@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from pituning.distributed import is_first, processes, summed
+from pituning.distributed import is_first, processes, sum_gradients
 from pituning.errors import TrainingError
 from pituning.fit import under
 from pituning.models.ofa.entries import is_computed
@@ -90,20 +90,11 @@ def _update(
         raise TrainingError(
             "the loss must stay finite", f"{float(loss.detach())} at step {step}", "Lower --learning-rate."
         )
-    loss.backward()
-    _average_gradients(model)
+    (loss / processes()).backward()
+    sum_gradients([*model.parameters()])
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     optimizer.step()
     return float(loss.detach())
-
-
-def _average_gradients(model: torch.nn.Module) -> None:
-    """Over the processes, where there are several; all have trained on batches of the same kind."""
-    if processes() == 1:
-        return
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    for gradient, total in zip(gradients, summed(gradients), strict=True):
-        gradient.copy_(total / processes())
 
 
 def _schedule(step: int, config: PretrainConfig) -> float:

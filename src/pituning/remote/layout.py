@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from pituning.manifest import ENTRIES, FORMAT, MANIFEST, parse_entry, parse_fact
 from pituning.pool import EXPERT_FILES, NEEDED, Pool
 from pituning.remote.place import Place
 from pituning.safe_files import MOST_JSON_BYTES, MOST_TENSOR_BYTES
+from pituning.spelling import did_you_mean, listed
 
 AT_ONCE = 8  # a small file costs a round trip, whatever its size
 
@@ -146,3 +147,23 @@ def at_once(task: Callable[[Given], Found], given: Collection[Given]) -> list[Fo
     """What `task` finds for each, in their order; a few are asked at the same time."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
         return list(threads.map(task, given))
+
+
+def chosen_names(
+    names: Sequence[str] | None, known: Sequence[str], where: str, *, a_transfer: str, fix: str
+) -> list[str]:
+    """The experts that were named, sorted; all of `known` where none was.
+
+    Raises:
+        PoolError: if one is not `known` to be `where` they are looked for, or there is none at all.
+    """
+    unknown = sorted({*(names or ())}.difference(known))
+    if unknown:
+        raise PoolError(
+            f"the expert must be {where}",
+            listed(unknown),
+            f"{did_you_mean(unknown[0], known)}It holds: {listed(known) or 'none'}.",
+        )
+    if not known:
+        raise PoolError(f"{a_transfer} needs an expert", f"none {where}", fix)
+    return sorted({*names}) if names else [*known]

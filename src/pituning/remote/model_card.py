@@ -18,6 +18,7 @@ from pituning.errors import PituningError, PoolError
 from pituning.pool import Pool
 from pituning.predict import Neighbor, TaskEmbedding, TaskGraph
 from pituning.predict.embedding import EMBEDDING
+from pituning.predict.sketch import layout
 from pituning.remote.layout import SharedPool, at_once
 from pituning.remote.place import REPOSITORY
 from pituning.safe_files import parse_json
@@ -71,12 +72,11 @@ def model_card(pool: Pool, shared: SharedPool, pushed: Collection[str]) -> str:
 
 def nearest(embeddings: Files) -> dict[str, list[Neighbor]]:
     """The nearest of each, among those of embeddings that can be compared."""
-    groups: dict[object, dict[str, TaskEmbedding]] = defaultdict(dict)
+    groups: dict[bytes, dict[str, TaskEmbedding]] = defaultdict(dict)
     for name, content in embeddings.items():
         with suppress(PituningError):
             one = TaskEmbedding.from_bytes(content, Path(name))
-            shapes = frozenset((key, tuple(tensor.shape)) for key, tensor in one.components.items())
-            groups[one.setting, one.labels, shapes][name] = one
+            groups[layout(one)][name] = one
     found: dict[str, list[Neighbor]] = {}
     for group in groups.values():
         graph = TaskGraph([*group.values()], names=[*group])

@@ -10,9 +10,9 @@ from tqdm import tqdm
 from pituning.errors import PoolError, RemoteError
 from pituning.manifest import MANIFEST
 from pituning.pool import Pool
-from pituning.remote.layout import SharedPool, Transfer
+from pituning.remote.layout import SharedPool, Transfer, chosen_names
 from pituning.remote.place import place_of
-from pituning.spelling import did_you_mean, listed
+from pituning.spelling import listed
 
 
 def pull(
@@ -51,7 +51,7 @@ def pull(
             f"none at {where}",
             "Push one, or look for a mistyped name.",
         )
-    chosen = _chosen(shared, names)
+    chosen = chosen_names(names, shared.names, f"at {where}", a_transfer="a pull", fix="Push some first.")
     entries = shared.entries(chosen)
     target = pool if isinstance(pool, Pool) else _open(Path(pool))
     skipped = [name for name in chosen if target and _is_there(target, name, entries[name])]
@@ -68,20 +68,6 @@ def pull(
         target = target or Pool.create(Path(str(pool)), init_seed=shared.init_seed)
         target.admit(name, files, replace=replace)
     return Transfer(where, shared.place.revision, waiting, skipped, _notes(target, shared.init_seed))
-
-
-def _chosen(shared: SharedPool, names: Sequence[str] | None) -> list[str]:
-    known = shared.names
-    unknown = sorted({*(names or ())}.difference(known))
-    if unknown:
-        raise PoolError(
-            f"the expert must be at {shared.place.where}",
-            listed(unknown),
-            f"{did_you_mean(unknown[0], known)}It holds: {listed(known) or 'none'}.",
-        )
-    if not known:
-        raise PoolError("a pull needs an expert", f"none at {shared.place.where}", "Push some first.")
-    return sorted({*names}) if names else known
 
 
 def _open(folder: Path) -> Pool | None:

@@ -10,10 +10,10 @@ from tqdm import tqdm
 from pituning.errors import PoolError, RemoteError
 from pituning.manifest import facts_of, file_hashes, json_text
 from pituning.pool import Pool
-from pituning.remote.layout import SharedPool, Transfer, at_once
+from pituning.remote.layout import SharedPool, Transfer, at_once, chosen_names
 from pituning.remote.model_card import is_ours, model_card
 from pituning.remote.place import README, place_of
-from pituning.spelling import did_you_mean, listed
+from pituning.spelling import listed
 
 
 def push(
@@ -41,7 +41,8 @@ def push(
         PoolError: an expert is not in the pool, or damaged, or another is there under its name.
     """
     pool = pool if isinstance(pool, Pool) else Pool(pool)
-    chosen = _chosen(pool, names)
+    held = list(pool)
+    chosen = chosen_names(names, held, f"in {pool.path}", a_transfer="a push", fix="Train or add one first.")
     entries = {name: pool.hashes(name) for name in chosen}
     place = place_of(where, writing=True)
     shared = SharedPool(place)
@@ -71,20 +72,6 @@ def push(
         notes.append(f"{README} was left alone: someone else wrote it")
     revision = place.finish(f"pituning pool push: {listed(waiting)}", card)
     return Transfer(place.where, revision, waiting, skipped, notes)
-
-
-def _chosen(pool: Pool, names: Sequence[str] | None) -> list[str]:
-    known = list(pool)
-    unknown = sorted({*(names or ())}.difference(known))
-    if unknown:
-        raise PoolError(
-            f"the expert must be in {pool.path}",
-            listed(unknown),
-            f"{did_you_mean(unknown[0], known)}It holds: {listed(known) or 'none'}.",
-        )
-    if not known:
-        raise PoolError("a push needs an expert", f"none in {pool.path}", "Train or add one first.")
-    return sorted({*names}) if names else known
 
 
 def _there(shared: SharedPool, chosen: Sequence[str], replace: bool) -> dict[str, dict[str, str]]:
