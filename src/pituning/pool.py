@@ -4,43 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import final
 
+from pituning import health
 from pituning.adapter_files import CARD, CONFIG, WEIGHTS
-from pituning.agreement import Origin, disagreements
-from pituning.errors import ExpertError, PituningError, PoolError, StaleEmbeddingError
+from pituning.errors import ExpertError, PoolError, StaleEmbeddingError
 from pituning.expert import Expert
-from pituning.manifest import (
-    MANIFEST,
-    NAME,
-    SCRATCH,
-    SKETCHES,
-    entry_path,
-    names_in,
-    read_facts,
-    read_folder,
-)
+from pituning.manifest import MANIFEST, NAME, SKETCHES, entry_path, names_in, read_facts
 from pituning.predict.embedding import EMBEDDING, TaskEmbedding
 from pituning.safe_files import check_tensors, read_file
-from pituning.sketches import (
-    Records,
-    SketchIndex,
-    forget_records,
-    joined,
-    lacking,
-    may_differ_by_case,
-    name_key,
-    put_records,
-    read_records,
-    record_of,
-    replace_records,
-    stray_files,
-)
-from pituning.store import LOCK, WORK, Store
+from pituning.shelf import Shelf
+from pituning.sketches import SketchIndex, forget_records, may_differ_by_case
+from pituning.store import Store
 
 NEEDED = frozenset({WEIGHTS, CONFIG, CARD})
 EXPERT_FILES = NEEDED | {EMBEDDING}
@@ -59,7 +37,8 @@ class Pool:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._store = Store(Path(path))
+        self._shelf = Shelf(Store(Path(path)))
+        self._store = self._shelf.store
 
     @classmethod
     def create(cls, path: str | Path, *, init_seed: int = 0) -> Pool:
@@ -92,7 +71,7 @@ class Pool:
         Raises:
             PoolError: if there is none of this name, or a file is not what the manifest says.
         """
-        return self._expert(name, self._read(name))
+        return self._shelf.expert(name, self._shelf.read(name))
 
     def hashes(self, name: str) -> dict[str, str]:
         """File name -> SHA-256 of an expert, as the manifest says.
@@ -108,7 +87,7 @@ class Pool:
         Raises:
             PoolError: as `get`.
         """
-        return self._read(name)
+        return self._shelf.read(name)
 
     def has_embedding(self, name: str) -> bool:
         """Whether an embedding was stored for this expert (it may be stale)."""
@@ -124,16 +103,15 @@ class Pool:
         Raises:
             StaleEmbeddingError: if there is none, or the expert has changed since.
         """
-        path = self.path / name / EMBEDDING
         if digest:
+            path = self.path / name / EMBEDDING
             return TaskEmbedding.from_bytes(self.embedding_file(name, digest), path)
-        files = self._read(name)
-        if EMBEDDING not in files:
+        files = self._shelf.read(name)
+        embedding = self._shelf.embedding(self._shelf.expert(name, files), files)
+        if embedding is None:
             raise StaleEmbeddingError(
                 "an expert is embedded before it is compared", f"{name!r} is not", "Run `pituning embed`."
             )
-        embedding = TaskEmbedding.from_bytes(files[EMBEDDING], path)
-        embedding.check_fresh(self._expert(name, files))
         return embedding
 
     def embedding_file(self, name: str, digest: str) -> bytes:
@@ -166,7 +144,7 @@ class Pool:
             content = b"" if embedding is None else embedding.to_bytes()
             if content:
                 (folder / EMBEDDING).write_bytes(content)
-            with self._sketched(expert, embedding, content):
+            with self._shelf.sketched(expert, embedding, content):
                 self._store.commit(expert.name)
 
     def admit(self, name: str, files: Mapping[str, bytes], *, replace: bool = False) -> None:
@@ -193,14 +171,11 @@ class Pool:
                 raise ExpertError(
                     f"{file} must be a whole safetensors file", given, "Push it again."
                 ) from error
-        expert, content = self._expert(name, files), files.get(EMBEDDING, b"")
-        embedding = None
-        if content:
-            embedding = TaskEmbedding.from_bytes(content, self.path / name / EMBEDDING)
-            embedding.check_fresh(expert)
+        expert, content = self._shelf.expert(name, files), files.get(EMBEDDING, b"")
+        embedding = self._shelf.embedding(expert, files)
         with self._store.writing():
             self._check_free(name, replace)
-            with self._sketched(expert, embedding, content):
+            with self._shelf.sketched(expert, embedding, content):
                 self._store.rewrite(name, files)
 
     def _check_free(self, name: str, replace: bool) -> None:
@@ -227,10 +202,10 @@ class Pool:
     def add_embedding(self, name: str, embedding: TaskEmbedding) -> None:
         """Store or replace the embedding of an expert, whose other files stay as they are."""
         with self._store.writing():
-            files = self._read(name)
-            expert, content = self._expert(name, files), embedding.to_bytes()
+            files = self._shelf.read(name)
+            expert, content = self._shelf.expert(name, files), embedding.to_bytes()
             embedding.check_fresh(expert)
-            with self._sketched(expert, embedding, content):
+            with self._shelf.sketched(expert, embedding, content):
                 self._store.rewrite(name, files | {EMBEDDING: content})
 
     def remove(self, name: str) -> None:
@@ -250,15 +225,7 @@ class Pool:
         Raises:
             PoolError, StaleEmbeddingError: if an expert without a sketch is not as it was added.
         """
-        names, records = self._known(read_records(self.path))
-        missing = sorted({*self}.difference(names))
-        if missing:
-            made = joined(self._record(name) for name in missing)
-            with suppress(PoolError), self._store.writing():  # not ours to write: made again the next time
-                now = {name_key(name): self._embedded_as(name) for name in missing if name in self}
-                put_records(self.path, made[[key in now for key in made["name"].tolist()]], now)
-            names, records = [*names, *missing], joined([records, made])
-        return SketchIndex(names, records)
+        return self._shelf.sketches()
 
     def verify(self) -> list[str]:
         """Everything that is wrong.
@@ -266,30 +233,7 @@ class Pool:
         Missing, altered or truncated files, links, what the manifest does not know, stale embeddings, and
         experts of another backbone, initialisation or shapes than most.
         """
-        found: list[str] = []
-        origins: dict[str, Origin] = {}
-        records: list[Records] = []
-        for name in self:
-            try:
-                files, faults = self._store.look(name)
-                found += [f"{name}: {fault}" for fault in faults]
-                if not faults:
-                    expert = self._expert(name, files)
-                    origins[name] = Origin.of(expert)
-                    self._check_embedding(expert, files)
-                    records.append(self._record(name, files))
-            except PituningError as error:
-                if name in self:  # not removed by another process meanwhile
-                    found.append(f"{name}: {error}")
-        found += disagreements(origins)
-        found += self._unsketched(records)
-        try:
-            with self._store.lock() if (self.path / LOCK).exists() else nullcontext():
-                strays = self._store.strays()
-        except OSError:  # not ours to write: look without the lock
-            strays = self._store.strays()
-        found += [f"{path.relative_to(self.path)}: {reason}" for path, reason in strays.items()]
-        return sorted(found)
+        return health.verify(self._shelf)
 
     def repair(self) -> list[str]:
         """Mend what can be mended, and say what was done.
@@ -298,133 +242,7 @@ class Pool:
         for `pituning embed` to make again; damaged experts and what the manifest does not know are moved to
         `.quarantine`. Experts of another backbone, initialisation or shapes are left.
         """
-        done = []
-        left = (self.path / SCRATCH).is_dir()
-        with self._store.writing():
-            done += ["finished or cleared what a killed writer left"] if left else []
-            for path in self._store.strays():
-                if path.name.startswith((WORK, f".{MANIFEST}")) and not path.is_symlink():
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-                    done.append(f"{path.name}: deleted, it belongs to a run that has ended")
-                elif path.name != SCRATCH:
-                    done.append(f"{path.name}: moved to {self._store.quarantine(path)}")
-            for name in self:
-                done += [f"{name}: {what}" for what in self._mend(name)]
-            for path in stray_files(self.path):
-                done.append(f"{path.name}: moved to {self._store.quarantine(path)}")
-            there, wanted = read_records(self.path), joined(self._record(name) for name in self)
-            if len(there) != len(wanted) or any(lacking(there, wanted)):
-                replace_records(self.path, wanted)
-                done.append("made the sketches again")
-        return done
-
-    def _mend(self, name: str) -> Iterator[str]:
-        """Repair one expert."""
-        folder = self.path / name
-        try:
-            files, faults = read_folder(folder, self._store.entry(name))
-            for file in [file for file, fault in faults.items() if fault == "is stray"]:
-                del faults[file]
-                yield f"moved {file} to {self._store.quarantine(folder / file)}"
-            if set(faults) - {EMBEDDING}:
-                raise PoolError("", "; ".join(f"{file} {fault}" for file, fault in faults.items()), "")
-            expert = self._expert(name, files)
-        except PituningError as error:
-            yield f"moved to {self._store.quarantine(entry_path(self.path, name), folder)}, for {error.given}"
-            return
-        try:
-            self._check_embedding(expert, files)
-        except StaleEmbeddingError as error:
-            faults[EMBEDDING] = f"was of no use ({error.given})"
-        if faults:
-            files.pop(EMBEDDING, None)
-            with self._sketched(expert, None, b""):
-                self._store.rewrite(name, files)
-            yield f"dropped the embedding, which {faults[EMBEDDING]}; run `pituning embed`"
-
-    def _check_embedding(self, expert: Expert, files: Mapping[str, bytes]) -> None:
-        """Raise StaleEmbeddingError where there is an embedding that is not the expert's."""
-        if EMBEDDING in files:
-            path = self.path / expert.name / EMBEDDING
-            TaskEmbedding.from_bytes(files[EMBEDDING], path).check_fresh(expert)
-
-    @contextmanager
-    def _sketched(self, expert: Expert, embedding: TaskEmbedding | None, content: bytes) -> Iterator[None]:
-        """Around a commit: the sketch is there before its expert is, and an older one until after."""
-        if not (self.path / SKETCHES).is_dir():  # a pool from before there were sketches
-            with suppress(PituningError):
-                put_records(self.path, joined(self._record(name) for name in self), {})
-        name, digest = expert.name, hashlib.sha256(content).hexdigest() if content else ""
-        now = {name_key(name): self._embedded_as(name)} if name in self else {}
-        put_records(self.path, record_of(expert, embedding, digest), now)
-        try:
-            yield
-        except BaseException:
-            with suppress(OSError):
-                forget_records(self.path, name, self._embedded_as(name) if name in self else None)
-            raise
-        with suppress(OSError):  # the change is made; an old sketch costs a look
-            forget_records(self.path, name, digest)
-
-    def _embedded_as(self, name: str) -> str:
-        """The SHA-256 of an expert's embedding; empty where there is none, or its entry is damaged."""
-        with suppress(PoolError):
-            return self._store.entry(name).get(EMBEDDING, "")
-        return ""
-
-    def _record(self, name: str, files: Mapping[str, bytes] | None = None) -> Records:
-        """What its sketch should be."""
-        files = self._read(name) if files is None else files
-        expert = self._expert(name, files)
-        if EMBEDDING not in files:
-            return record_of(expert, None, "")
-        embedding = TaskEmbedding.from_bytes(files[EMBEDDING], self.path / name / EMBEDDING)
-        embedding.check_fresh(expert)
-        return record_of(expert, embedding, hashlib.sha256(files[EMBEDDING]).hexdigest())
-
-    def _known(self, records: Records) -> tuple[list[str], Records]:
-        """The records of experts that there are, and their names."""
-        by_key = {name_key(name): name for name in self}
-        names = [by_key.get(key) for key in records["name"].tolist()]
-        there = [name is not None for name in names]
-        return [name for name in names if name is not None], records[there]
-
-    def _unsketched(self, wanted: Iterable[Records]) -> list[str]:
-        """Faults of experts without a sketch; where no one has any, the next writer makes them."""
-        if not (self.path / SKETCHES).is_dir():
-            return []
-        names, records = self._known(joined(wanted))
-        faults = zip(names, lacking(read_records(self.path), records), strict=True)
-        missing = [name for name, fault in faults if fault and self._still_unsketched(name)]
-        return [f"{name}: its sketch is missing or stale" for name in missing]
-
-    def _still_unsketched(self, name: str) -> bool:
-        """Looked at again: it may have been replaced meanwhile."""
-        with suppress(PituningError):
-            wanted = self._record(name)  # first: the sketch is there before its expert is
-            return lacking(read_records(self.path), wanted) == [True]
-        return False
-
-    def _read(self, name: str) -> dict[str, bytes]:
-        """The files of an expert that is as it was added.
-
-        Raises:
-            PoolError: if there is none of this name, or it is not.
-        """
-        files, faults = self._store.look(name)
-        if faults:
-            raise PoolError(
-                f"expert {name!r} must be as it was added",
-                "; ".join(faults),
-                "Remove it and add it again, or run `pituning pool verify POOL --repair`.",
-            )
-        return files
-
-    def _expert(self, name: str, files: Mapping[str, bytes]) -> Expert:
-        expert = Expert.from_files(files, self.path / name)
-        if expert.name != name:
-            raise PoolError("an expert's card has its name", f"{expert.name!r} for {name!r}", "Add it again.")
-        return expert
+        return health.repair(self._shelf)
 
     def _check_case(self, name: str) -> None:
         """Raise PoolError for a name that some disks cannot tell from one that is taken."""
