@@ -15,6 +15,9 @@ from pituning.mini20.frames import Frame, Vocabulary, draw_frame
 from pituning.mini20.lexicon import NAME_SET
 from pituning.mini20.meaning import follows
 
+QUANTIFIED, NEGATED = 0.05, 0.15
+"""How many pairs of three-way inference are about all, some or none of a kind, and how many have a denial."""
+
 _TRIES = 12
 _QUANTIFIERS = ("all", "some", "no")
 _ACTIONS = tuple(slot for slot in SLOTS if slot != "agent")
@@ -48,9 +51,9 @@ def draw_three_way(rng: random.Random, words: Vocabulary, answer: str) -> Implic
     while True:
         hypothesis = draw_frame(rng, words)
         style = rng.random()
-        if style < 0.2 and hypothesis.agent.noun not in NAME_SET:
+        if style < QUANTIFIED and hypothesis.agent.noun not in NAME_SET:
             premise = _quantified_premise(hypothesis, rng, words, answer)
-        elif style < 0.5:
+        elif style < QUANTIFIED + NEGATED:
             premise = _negated_premise(hypothesis, rng, words, answer)
         else:
             made = _edited(hypothesis, _PLAIN[answer], rng, words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pituning.mini20 import lexicon
 from pituning.mini20.frames import Frame, Thing
@@ -65,6 +65,18 @@ def draw_form(frame: Frame, rng: random.Random) -> Form:
         front=front,
         manner_first=not frame.negated and rng.random() < 0.5,
         reverse=rng.random() < 0.3,
+    )
+
+
+def fitted(form: Form, frame: Frame) -> Form:
+    """The form as far as the frame can be said in it."""
+    quantified = bool(frame.agent.quantifier)
+    return replace(
+        form,
+        passive=form.passive and frame.patient is not None and not quantified,
+        cleft=form.cleft and not (quantified or frame.negated),
+        front=form.front if form.front and getattr(frame, form.front) else None,
+        manner_first=form.manner_first and not frame.negated,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from pituning.datasets import language as glue
@@ -14,9 +14,9 @@ from pituning.mini20.answering import draw_asking
 from pituning.mini20.definition import Maker, Sizes
 from pituning.mini20.entailment import draw_three_way, draw_two_way
 from pituning.mini20.frames import ALL, SEEN, Frame, Vocabulary
-from pituning.mini20.grammar import Wording, draw_form, sentence
+from pituning.mini20.grammar import Form, Wording, draw_form, fitted, sentence
 from pituning.mini20.paraphrase import CHANGE, draw_questions, draw_sentences
-from pituning.mini20.questions import question
+from pituning.mini20.questions import draw_passive, question
 from pituning.mini20.sentiment import draw_opinion, opinion_text
 from pituning.task import Task
 
@@ -27,6 +27,11 @@ MRPC_TRAIN = 600
 SHORTEST, LONGEST = 4, 18
 """Words of a text."""
 
+REWORDED = 0.1
+"""How likely a word of mnli and rte that has synonyms is another in the second text."""
+OTHER_FORM = 0.25
+"""How likely the second text is told in another order than the first, or in the passive."""
+
 Drawing = tuple[str, str | None, object]
 """text_a, text_b and what they were told from (frames, for the tests)."""
 Draw = Callable[[random.Random, Vocabulary, str], Drawing]
@@ -35,21 +40,16 @@ Draw = Callable[[random.Random, Vocabulary, str], Drawing]
 
 def _mnli(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
     pair = draw_three_way(rng, words, answer)
-    before = Wording(rng=rng)
-    premise = sentence(pair.premise, before)
-    after = Wording(rng=rng, before=before.words, change=0.35)
-    return premise, sentence(pair.hypothesis, after), pair
+    return *_two_sentences(pair.premise, pair.hypothesis, rng, REWORDED), pair
 
 
 def _rte(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
     pair = draw_two_way(rng, words, answer)
     assert pair.other is not None
-    before = Wording(rng=rng)
-    events = [pair.premise, pair.other]
-    rng.shuffle(events)
-    premise = _joined(events, before)
-    after = Wording(rng=rng, before=before.words, change=0.35)
-    return premise, sentence(pair.hypothesis, after), pair
+    form, before = draw_form(pair.premise, rng), Wording(rng=rng)
+    told = _joined(pair.premise, form, pair.other, before)
+    after = Wording(rng=rng, before=before.words, change=REWORDED)
+    return told, sentence(pair.hypothesis, after, _form_after(form, pair.hypothesis, rng)), pair
 
 
 def _qnli(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
@@ -57,23 +57,22 @@ def _qnli(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
     before = Wording(rng=rng)
     asked = question(pair.about, pair.asked, before)
     after = Wording(rng=rng, before=before.words, change=CHANGE[answer])
-    return asked, _joined(pair.events, after), pair
+    first, second = pair.events
+    return asked, _joined(first, draw_form(first, rng), second, after), pair
 
 
 def _qqp(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
     pair = draw_questions(rng, words, answer)
-    before = Wording(rng=rng)
-    one = question(pair.one, pair.asked[0], before)
+    passive, before = draw_passive(rng), Wording(rng=rng)
+    one = question(pair.one, pair.asked[0], before, passive=passive)
     after = Wording(rng=rng, before=before.words, change=CHANGE[answer])
-    return one, question(pair.other, pair.asked[1], after), pair
+    turned = rng.random() < OTHER_FORM
+    return one, question(pair.other, pair.asked[1], after, passive=passive ^ turned), pair
 
 
 def _mrpc(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
     pair = draw_sentences(rng, words, answer)
-    before = Wording(rng=rng)
-    one = sentence(pair.one, before)
-    after = Wording(rng=rng, before=before.words, change=CHANGE[answer])
-    return one, sentence(pair.other, after), pair
+    return *_two_sentences(pair.one, pair.other, rng, CHANGE[answer]), pair
 
 
 def _sst2(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
@@ -81,12 +80,26 @@ def _sst2(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
     return opinion_text(opinion, rng), None, opinion
 
 
-def _joined(events: Sequence[Frame], wording: Wording) -> str:
-    """Two events in one sentence; the second has the plain order."""
-    first, second = events
-    form = replace(draw_form(second, wording.rng), front=None, cleft=False)
+def _two_sentences(one: Frame, other: Frame, rng: random.Random, change: float) -> tuple[str, str]:
+    """The second mostly has the first one's form; a word that can be said otherwise is so by `change`."""
+    form, before = draw_form(one, rng), Wording(rng=rng)
+    first = sentence(one, before, form)
+    after = Wording(rng=rng, before=before.words, change=change)
+    return first, sentence(other, after, _form_after(form, other, rng))
+
+
+def _form_after(form: Form, frame: Frame, rng: random.Random) -> Form:
+    return draw_form(frame, rng) if rng.random() < OTHER_FORM else fitted(form, frame)
+
+
+def _joined(told: Frame, form: Form, other: Frame, wording: Wording) -> str:
+    """Two events in one sentence, in any order; the second has the plain one."""
+    pair = [(told, form), (other, draw_form(other, wording.rng))]
+    wording.rng.shuffle(pair)
+    (first, first_form), (second, second_form) = pair
+    plain = replace(second_form, front=None, cleft=False)
     link = wording.rng.choice((" and ", " while ", ", and ", " before "))
-    return f"{sentence(first, wording)}{link}{sentence(second, wording, form)}"
+    return f"{sentence(first, wording, first_form)}{link}{sentence(second, wording, plain)}"
 
 
 _DRAWS: dict[str, tuple[Dataset, Draw]] = {

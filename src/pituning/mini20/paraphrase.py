@@ -13,7 +13,7 @@ from pituning.mini20.edits import narrowed, opposed, widened
 from pituning.mini20.frames import Frame, Vocabulary, draw_frame
 from pituning.mini20.questions import ASKED, answer_of, without
 
-CHANGE = {"yes": 0.8, "no": 0.3}
+CHANGE = {"yes": 0.4, "no": 0.15}
 """How likely a word that has synonyms is worded otherwise in the second text."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 from pituning.mini20 import lexicon
@@ -56,11 +57,15 @@ def without(frame: Frame, asked: str) -> Frame:
     return frame
 
 
-def question(frame: Frame, asked: str, wording: Wording) -> str:
-    """A question for one role of a frame, which gives away the others.
+def draw_passive(rng: random.Random) -> bool:
+    """Whether a question is asked in the passive, where it can be."""
+    return rng.random() < 0.35
+
+
+def question(frame: Frame, asked: str, wording: Wording, *, passive: bool | None = None) -> str:
+    """A question for one role of a frame, which gives away the others; `passive` is drawn unless given.
 
     Example:
-        >>> import random
         >>> from pituning.mini20.frames import Thing
         >>> told = Frame(agent=Thing(noun="maria"), verb="find", patient=Thing(noun="doll"), place="park")
         >>> question(told, "who", Wording(rng=random.Random(0)))
@@ -72,7 +77,8 @@ def question(frame: Frame, asked: str, wording: Wording) -> str:
     manner = wording.word(frame.manner) if frame.manner else ""
     doer = subject(frame.agent, wording)
     done_to = thing(open_frame.patient, wording, "the") if open_frame.patient else ""
-    passive = open_frame.patient is not None and wording.rng.random() < 0.35
+    passive = draw_passive(wording.rng) if passive is None else passive
+    passive = passive and open_frame.patient is not None
     be = be_of(open_frame.patient) if open_frame.patient else ""
     if asked == "who":
         parts = _who(lemma, done_to, be, wording) if passive else ["who", past(lemma), done_to]
