@@ -50,6 +50,8 @@ def main() -> None:
         "",
     ]
     parts += language(runs) if runs else []
+    mini = RESULTS / "ofa_mini.json"
+    parts += pre_training(json.loads(mini.read_text())) if mini.exists() else []
     for name, told in SUITES.items():
         runs = [json.loads(file.read_text()) for file in sorted((RESULTS / name).glob("*.json"))]
         parts += suite(told, runs) if runs else []
@@ -110,6 +112,30 @@ def language(runs: Sequence[dict[str, Any]]) -> list[str]:
         "",
     ]
     return lines
+
+
+def pre_training(found: dict[str, Any]) -> list[str]:
+    """What ofa-mini learnt, and how its loss fell."""
+    return [
+        "## ofa-mini, pre-training",
+        "",
+        f"Answers right, in percent of {found['samples']} fresh samples of each skill, written greedily: the",
+        "very words, or a box with an IoU of at least 0.5.",
+        "",
+        "| " + " | ".join(found["skills"]) + " |",
+        "|---" * len(found["skills"]) + "|",
+        "| " + " | ".join(f"{100 * share:.0f}" for share in found["skills"].values()) + " |",
+        "",
+        "Mean training loss of the 500 steps before (with pictures, that of their patches' labels included):",
+        "",
+        "| step | " + " | ".join(str(row["step"]) for row in found["curve"]) + " |",
+        "|---" * (len(found["curve"]) + 1) + "|",
+        *(
+            f"| {kind} | " + " | ".join(f"{row[kind]:.2f}" for row in found["curve"]) + " |"
+            for kind in ("pictures", "text")
+        ),
+        "",
+    ]
 
 
 def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:

@@ -13,7 +13,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from pituning.backbones import Backbone
-from pituning.distributed import is_first
+from pituning.distributed import from_first
 from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert, attach_expert, unwritable
 from pituning.interpolate.compatible import Space, obstacle
@@ -59,10 +59,13 @@ def add_expert(
         resume=resume,
         progress=progress,
     )
-    if is_first():
+
+    def admitted() -> None:
         embedding = embed(backbone, expert, task, fisher, progress=progress)
         pool.add(expert, embedding, replace=overwrite)
         shutil.rmtree(workdir, ignore_errors=True)
+
+    from_first(admitted)
     return expert
 
 

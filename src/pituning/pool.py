@@ -101,6 +101,7 @@ class Pool:
             digest: the SHA-256 of the embedding's file, where it is known: see `embedding_file`.
 
         Raises:
+            PoolError, ExpertError: if there is no such expert, or it is not as it was added.
             StaleEmbeddingError: if there is none, or the expert has changed since.
         """
         if digest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -19,6 +19,15 @@ def isolated_seed(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
+
+
+def portable_normal(shape: Sequence[int], std: float) -> Tensor:
+    """Normal values in float32, the same bits on every processor and device.
+
+    Drawn on the CPU in float64 and rounded: float32 draws differ in the last bit from one instruction set to
+    another, and a pool's experts are known to share their initialisation by its bits.
+    """
+    return torch.empty(shape, dtype=torch.float64, device="cpu").normal_(std=std).float()
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -137,6 +137,8 @@ def train_expert(
         versions=library_versions(),
         recipe={
             **asdict(config),
+            "method": config.method
+            and Path(config.method).name,  # of a file: where it lay says nothing elsewhere
             "learning_rate": rate,
             "model": dict(backbone.settings),
             "best_epoch": result.best_epoch,

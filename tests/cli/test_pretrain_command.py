@@ -15,7 +15,18 @@ from pituning.backbones import load_backbone
 from pituning.mini20 import Sizes, mini_task
 from pituning.pretrain.loop import CHECKPOINT, CURVE
 
-SHORT = ("--steps", "4", "--batch-size", "16", "--checkpoint-every", "2", "--pieces", "600")
+SHORT = (
+    "--steps",
+    "2",
+    "--more-steps",
+    "2",
+    "--batch-size",
+    "16",
+    "--checkpoint-every",
+    "2",
+    "--pieces",
+    "600",
+)
 
 
 def pretrain(out: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ from itertools import product
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.tree import DecisionTreeClassifier
 
 from pituning.datasets.language import GLUE
 from pituning.mini20 import lexicon, reading
@@ -271,6 +272,26 @@ def test_words_alone_do_not_tell(name: str, most: float) -> None:
     assert score(both) <= most
     if name in ("mnli", "rte"):
         assert score(lambda example: example.text_b) <= (39 if name == "mnli" else 55)
+
+
+OVERLAP = {"mnli": 57, "rte": 72, "qnli": 69, "qqp": 65, "mrpc": 65}
+"""Most that counts of shared words may tell, in percent (docs/mini20.md has what was measured)."""
+
+
+@pytest.mark.parametrize("name", OVERLAP)
+def test_overlap_of_words_tells_no_more_than_is_said(name: str) -> None:
+    def counts(example) -> list[int]:
+        one, other = (re.findall(r"[\w-]+", text) for text in (example.text_a, example.text_b))
+        same = next((i for i, pair in enumerate(zip(one, other, strict=False)) if len(set(pair)) > 1), 99)
+        a, b = set(one), set(other)
+        return [len(a - b), len(b - a), len(a & b), len(one) - len(other), min(same, 18), a == b]
+
+    train, test = made(name, "train", 2000), made(name, "validation", 900)
+    known, unknown = ([counts(e) for e, _ in part] for part in (train, test))
+    model = DecisionTreeClassifier(max_depth=6, random_state=0).fit(known, [e.label for e, _ in train])
+    found = 100 * model.score(unknown, [e.label for e, _ in test])
+    print(f"{name}: {found:.1f} % from overlap alone")
+    assert found <= OVERLAP[name]
 
 
 def test_thousands_of_examples_are_made_in_a_second() -> None:

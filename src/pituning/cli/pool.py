@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a name for show and remove, an adapter folder for add, for build task folders, mini20/NAME or "
         "mini20 (all twenty), for push and pull names (default: all)",
     )
-    parser.add_argument("--backbone", help="build, add: local folder, Hub id or 'minilm'")
+    parser.add_argument("--backbone", help="build, add: local folder, Hub id, 'ofa-mini' or 'minilm'")
     add_recipe_option(parser)
     parser.add_argument("--name", help="add: the expert's name in the pool (default: its own)")
     parser.add_argument("--task", help="add: the task it was trained on, to embed it")

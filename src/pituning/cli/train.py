@@ -28,7 +28,7 @@ EXAMPLE = "pituning train data/sst2 --backbone minilm --pool pool --method lora 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
-    parser.add_argument("--backbone", required=True, help="local folder, Hub id or 'minilm'")
+    parser.add_argument("--backbone", required=True, help="local folder, Hub id, 'ofa-mini' or 'minilm'")
     parser.add_argument("--pool", required=True, help="pool folder; made where there is none")
     parser.add_argument("--name", help="the expert's name in the pool (default: the task's)")
     parser.add_argument("--shots", type=int, help="train on so many examples a class")

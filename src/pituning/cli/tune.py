@@ -35,7 +35,7 @@ REPORT = "report.html"
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
-    parser.add_argument("--backbone", required=True, help="local folder, Hub id or 'minilm'")
+    parser.add_argument("--backbone", required=True, help="local folder, Hub id, 'ofa-mini' or 'minilm'")
     parser.add_argument("--pool", required=True, help="pool folder")
     parser.add_argument("--out", required=True, help="folder of the new adapter; must not exist")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints of a killed run")

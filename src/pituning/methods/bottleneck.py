@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+import torch
 from peft import PeftConfig
 from torch import Tensor, nn
 
 from pituning.errors import ExpertError
 from pituning.methods.registration import extend_peft_type, register
 from pituning.methods.tuner import OwnModel, UnmergeableLayer, width_of
+from pituning.seed import portable_normal
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": nn.functional.relu, "gelu": nn.functional.gelu}
 
@@ -102,7 +104,8 @@ class BottleneckLayer(nn.Module, UnmergeableLayer):
         width = width_of(self.get_base_layer(), "a bottleneck adapter")
         down, up = nn.Linear(width, config.bottleneck_size), nn.Linear(config.bottleneck_size, width)
         for linear in (down, up):
-            nn.init.normal_(linear.weight, std=config.init_std)
+            with torch.no_grad():
+                linear.weight.copy_(portable_normal(linear.weight.shape, config.init_std))
             nn.init.zeros_(linear.bias)
         self.bottleneck_down[adapter_name] = down
         self.bottleneck_up[adapter_name] = up

@@ -19,6 +19,7 @@ from pituning.errors import ExpertError
 from pituning.methods import prefix_attention
 from pituning.methods.registration import extend_peft_type, register
 from pituning.methods.tuner import OwnModel, UnmergeableLayer
+from pituning.seed import portable_normal
 
 
 @dataclass
@@ -102,8 +103,7 @@ class SelfAttentionPrefixLayer(nn.Module, UnmergeableLayer):
         weight = next(self.get_base_layer().parameters())
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
         for prefix in (self.prefix_key, self.prefix_value):
-            # Drawn on the CPU in float32, so that every device starts a pool from the same point.
-            values = torch.empty(kv_heads, config.prefix_length, head_dim).normal_(std=config.init_std)
+            values = portable_normal((kv_heads, config.prefix_length, head_dim), config.init_std)
             prefix[adapter_name] = nn.Parameter(values.to(weight.device, dtype))
         self.prefix_dropout[adapter_name] = config.dropout
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)

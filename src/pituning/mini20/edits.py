@@ -13,6 +13,9 @@ from pituning.mini20.verbs import MANNERLESS, VERBS, WAYS
 SLOTS = ("agent", "agent", "patient", "patient", "verb", "place", "day", "hour", "manner")
 """What is changed; people and things twice as often as the rest."""
 
+KIND = 0.4
+"""How often what can be told more or less closely becomes another kind, "dog" or "poodle"."""
+
 
 def narrowed(frame: Frame, rng: random.Random, words: Vocabulary, slots: tuple[str, ...] = SLOTS) -> Frame:
     """The same with one role told more closely; `frame` itself where none of `slots` can be.
@@ -53,7 +56,7 @@ def widened(frame: Frame, rng: random.Random, slots: tuple[str, ...] = SLOTS) ->
             new = kind if kind and _fits(frame, kind) else None
         elif value is not None and slot in lexicon.EXTRAS:
             kind = (lexicon.PLACE_KIND | lexicon.DAY_KIND).get(value)
-            if kind is not None and rng.random() < 0.6:
+            if kind is not None and rng.random() < KIND:
                 new = kind
             elif _extras(frame) > 1:
                 return replace(frame, **{slot: None})  # type: ignore[arg-type]
@@ -125,7 +128,7 @@ def _narrower_thing(said: Thing, rng: random.Random, words: Vocabulary) -> Thing
         return None
     if said.number == lexicon.SEVERAL and rng.random() < 0.5:
         return replace(said, number=rng.choice(lexicon.MANY))
-    if said.noun in words.children and rng.random() < 0.8:
+    if said.noun in words.children and rng.random() < KIND:
         kind = rng.choice(words.children[said.noun])
         return replace(said, noun=kind)
     if len(said.modifiers) > 1:
@@ -140,7 +143,7 @@ def _wider_thing(said: Thing, rng: random.Random) -> Thing | None:
         return Thing(noun="person") if rng.random() < 0.5 else None
     if said.number in lexicon.MANY and rng.random() < 0.5:
         return replace(said, number=lexicon.SEVERAL)
-    if said.noun in PARENT and (not said.modifiers or rng.random() < 0.7):
+    if said.noun in PARENT and rng.random() < KIND:
         return replace(said, noun=PARENT[said.noun])
     if said.modifiers:
         gone = rng.randrange(len(said.modifiers))

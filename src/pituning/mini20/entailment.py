@@ -2,7 +2,8 @@
 
 The hypothesis is drawn first, without regard to the answer, so that it alone tells nothing; the premise is
 made from it by edits until the answer is the wanted one. Every kind of edit (a word exchanged, something
-added, something left out) happens for every answer, so that the overlap of words tells little.
+added, something left out) happens for every answer, but not as often: the tests say how much the mere overlap
+of words tells.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pituning.mini20.lexicon import NAME_SET
 from pituning.mini20.meaning import follows
 
 QUANTIFIED, NEGATED = 0.05, 0.15
-"""How many pairs of three-way inference are about all, some or none of a kind, and how many have a denial."""
+"""About how many pairs of three-way inference speak of all, some or none of a kind, and have a denial."""
 
 _TRIES = 12
 _QUANTIFIERS = ("all", "some", "no")

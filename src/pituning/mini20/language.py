@@ -93,13 +93,11 @@ def _form_after(form: Form, frame: Frame, rng: random.Random) -> Form:
 
 
 def _joined(told: Frame, form: Form, other: Frame, wording: Wording) -> str:
-    """Two events in one sentence, in any order; the second has the plain one."""
+    """Two events in one sentence, in any order; neither has a phrase in front, which could mean both."""
     pair = [(told, form), (other, draw_form(other, wording.rng))]
     wording.rng.shuffle(pair)
-    (first, first_form), (second, second_form) = pair
-    plain = replace(second_form, front=None, cleft=False)
     link = wording.rng.choice((" and ", " while ", ", and ", " before "))
-    return f"{sentence(first, wording, first_form)}{link}{sentence(second, wording, plain)}"
+    return link.join(sentence(event, wording, replace(its, front=None, cleft=False)) for event, its in pair)
 
 
 _DRAWS: dict[str, tuple[Dataset, Draw]] = {

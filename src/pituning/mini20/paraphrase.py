@@ -1,7 +1,7 @@
 """Pairs of texts that mean the same or not: the makings of "qqp" (questions) and "mrpc" (sentences).
 
 Both frames are the same for "yes". For "no" one filler is another, agent and patient change places, or one
-text is denied; the wording of the rest changes less then, so that the overlap of words tells little.
+text is denied; the wording of the rest changes less then, so that the overlap of words tells less.
 """
 
 from __future__ import annotations

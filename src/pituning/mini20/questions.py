@@ -8,7 +8,7 @@ from dataclasses import replace
 from pituning.mini20 import lexicon
 from pituning.mini20.frames import Frame
 from pituning.mini20.grammar import Wording, be_of, phrase, subject, thing
-from pituning.mini20.lexicon import DIMENSION, TOP
+from pituning.mini20.lexicon import TOP
 from pituning.mini20.verbs import VERBS, participle, past
 
 ASKED = ("who", "where", "when", "how many", "what colour")
@@ -49,8 +49,8 @@ def without(frame: Frame, asked: str) -> Frame:
     if asked == "when":
         return replace(frame, day=None, hour=None)
     if asked == "what colour" and frame.patient is not None:
-        top = TOP[frame.patient.noun]
-        left = tuple(word for word in frame.patient.modifiers if DIMENSION[top, word] != "colour")
+        colours = lexicon.QUALITIES["colour"]
+        left = tuple(word for word in frame.patient.modifiers if word not in colours)
         return replace(frame, patient=replace(frame.patient, modifiers=left))
     if asked == "how many" and frame.patient is not None:
         return replace(frame, patient=replace(frame.patient, number="one"))

@@ -1,6 +1,6 @@
 """Make `ofa-mini` again, or another like it.
 
-example: python -m pituning.pretrain --out ofa-mini --steps 20000
+example: python -m pituning.pretrain --out pretrained --steps 20000
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _train(
         return mixture.batch(step, rank, config, tokenizer)
 
     curve = train(lesson, batches, config, out / "work", stop_after=stop_after)
-    if rank == 0 and len(curve) == config.steps:
+    if rank == 0 and len(curve) == config.updates:
         write(model, tokenizer, out / "model")
     if meeting:
         dist.destroy_process_group()

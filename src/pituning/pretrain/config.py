@@ -34,13 +34,14 @@ SHAPE: dict[str, Any] = {
 class PretrainConfig:
     """How `ofa-mini` is made."""
 
-    steps: int = field(default=6_000, metadata={"help": "updates in all"})
+    steps: int = field(default=6_000, metadata={"help": "updates of the first cycle"})
+    more_steps: int = field(default=2_400, metadata={"help": "updates of the second, with more text"})
     batch_size: int = field(default=128, metadata={"help": "examples an update, shared by the processes"})
     processes: int = field(
         default=2, metadata={"help": "that train together, each on one thread; one on a GPU"}
     )
-    learning_rate: float = field(default=8e-4, metadata={"help": "peak of the one cycle"})
-    warmup: float = field(default=0.03, metadata={"help": "part of the steps over which the rate rises"})
+    learning_rate: float = field(default=8e-4, metadata={"help": "peak of each cycle"})
+    warmup: float = field(default=0.03, metadata={"help": "part of a cycle over which the rate rises"})
     weight_decay: float = field(default=0.02, metadata={"help": "decoupled, as in AdamW"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
     pieces: int = field(default=4000, metadata={"help": "size of the byte-level BPE vocabulary"})
@@ -51,13 +52,26 @@ class PretrainConfig:
     wordnet: Path | None = field(default=None, metadata={"help": "folder of Debian's wordnet-base"})
     seed: int = field(default=0, metadata={"help": "of weights, pictures, texts and their order"})
 
+    @property
+    def updates(self) -> int:
+        """In all."""
+        return self.steps + self.more_steps
+
     def facts(self) -> dict[str, Any]:
         """For JSON: of the sources, whether they were there."""
         return {**asdict(self), "emoji": self.emoji is not None, "wordnet": self.wordnet is not None}
 
     def __post_init__(self) -> None:
         """Collect what is out of range."""
-        least = {"steps": 1, "batch_size": 1, "processes": 1, "pieces": 300, "bins": 2, "checkpoint_every": 1}
+        least = {
+            "steps": 1,
+            "more_steps": 0,
+            "batch_size": 1,
+            "processes": 1,
+            "pieces": 300,
+            "bins": 2,
+            "checkpoint_every": 1,
+        }
         faults = [
             ConfigError(f"{name} must be at least {low}", str(getattr(self, name)), f"Raise {name}.")
             for name, low in least.items()

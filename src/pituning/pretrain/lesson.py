@@ -1,4 +1,4 @@
-"""What pre-training minimises: the loss of the answers, and of what lies under each patch of a picture."""
+"""What pre-training minimises: the loss of the answers, and of what is known of each patch and each word."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def marks_of(scene: Scene, about: Thing | None = None) -> list[Mark]:
 
 @final
 class Lesson(nn.Module):
-    """The model, and a layer that names what each patch shows, from the encoder's last state.
+    """The model, and layers that name what each patch shows and each word is, from the encoder's last state.
 
-    Answers alone teach where things are too slowly: they say one thing about a picture, this says it of every
-    patch (OFA has a dense task too, the codes of hidden patches). The layer is not kept.
+    Answers alone teach where things are, and which words of two texts belong together, too slowly: they say
+    one thing about a picture, this says it of every patch (OFA has a dense task too, the codes of hidden
+    patches). The layers are not kept.
     """
 
     def __init__(self, model: OfaForConditionalGeneration, bins: int) -> None:
@@ -37,26 +38,40 @@ class Lesson(nn.Module):
         self.model = model
         self.sizes = [2, 2, *map(len, ATTRIBUTES.values()), *[bins] * 4]
         self.patches = nn.Linear(model.config.d_model, sum(self.sizes))
+        self.words = nn.Linear(model.config.d_model, 2)
 
-    def forward(self, labels: Tensor, patch_labels: Tensor | None = None, **inputs: Tensor) -> Tensor:
-        """The mean loss over the answers' tokens, and the patches' mean losses, averaged over the attributes.
+    def forward(
+        self,
+        labels: Tensor,
+        patch_labels: Tensor | None = None,
+        word_labels: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> Tensor:
+        """The mean loss of the answers' tokens, plus that of the patches (over their attributes) and words.
 
         Most places of a batch's labels are padding, whose logits nobody needs.
 
         Args:
             labels: int64 [b, t], -100 counts for nothing.
             patch_labels: int64 [b, p, 10], as `pituning.pretrain.samples.patch_labels` has them.
+            word_labels: int64 [b, s], of the source's tokens, -100 for none.
             inputs: the model's.
         """
         wanted = labels != IGNORED
         found = self.model(**inputs, labels=labels[wanted][None], logits_at=wanted)
         loss: Tensor = found.loss
-        if patch_labels is None or not (patch_labels != IGNORED).any():
-            return loss
-        features = found.encoder_last_hidden_state[:, : patch_labels.shape[1]]
-        parts = self.patches(features).float().split(self.sizes, dim=-1)
-        for part, truth in zip(parts, patch_labels.unbind(-1), strict=True):
-            if (truth != IGNORED).any():
-                dense = nn.functional.cross_entropy(part.flatten(0, 1), truth.flatten(), ignore_index=IGNORED)
-                loss = loss + dense / len(parts)
+        features = found.encoder_last_hidden_state  # patches, then tokens
+        if patch_labels is not None:
+            parts = self.patches(features[:, : patch_labels.shape[1]]).split(self.sizes, dim=-1)
+            for part, truth in zip(parts, patch_labels.unbind(-1), strict=True):
+                loss = loss + _dense(part, truth) / len(parts)
+        if word_labels is not None:
+            loss = loss + _dense(self.words(features[:, -word_labels.shape[1] :]), word_labels)
         return loss
+
+
+def _dense(logits: Tensor, truth: Tensor) -> Tensor:
+    """Mean loss over the places that have a label: zero where none has."""
+    if not (truth != IGNORED).any():
+        return logits.new_zeros(())
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), truth.flatten(), ignore_index=IGNORED)

@@ -52,7 +52,7 @@ def train(
         _groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98)
     )
     curve = _resume(model, optimizer, config, folder)
-    last = min(config.steps, stop_after or config.steps)
+    last = min(config.updates, stop_after or config.updates)
     bar = tqdm(range(len(curve), last), disable=not (progress and is_first()), initial=len(curve), total=last)
     for step in bar:
         kind, batch = batches(step)
@@ -98,11 +98,14 @@ def _update(
 
 
 def _schedule(step: int, config: PretrainConfig) -> float:
-    """Linear rise, then half a cosine down to a hundredth."""
-    rising = max(1, round(config.steps * config.warmup))
+    """Of each of the two cycles: linear rise, then half a cosine down to a hundredth."""
+    steps = config.steps
+    if step >= steps:
+        step, steps = step - steps, config.more_steps
+    rising = max(1, round(steps * config.warmup))
     if step < rising:
         return (step + 1) / rising
-    done = (step - rising) / max(1, config.steps - rising)
+    done = (step - rising) / max(1, steps - rising)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
 

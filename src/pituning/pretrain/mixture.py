@@ -17,8 +17,8 @@ from pituning.pretrain.samples import Sample, collate
 from pituning.pretrain.skills import PICTURES, TEXTS, Skill
 from pituning.pretrain.sources import read_emoji, read_glosses
 
-WITH_PICTURES = 0.7
-"""Share of the steps; a step on text takes a third of the time."""
+WITH_PICTURES = (0.7, 0.6)
+"""Share of the steps in the first cycle and the second; a step on text takes half the time."""
 
 CHUNK = 8
 """Samples of one skill in a batch."""
@@ -46,9 +46,12 @@ class Mixture:
         glosses = gloss_skills(read_glosses(config.wordnet)) if config.wordnet else {}
         return cls(pictures={**PICTURES, **emoji}, texts={**TEXTS, **glosses})
 
-    def samples(self, rng: Random, count: int) -> tuple[str, list[Sample]]:
-        """The kind of a step and its samples: all with pictures or none, as blank ones cost as much."""
-        kind = "pictures" if rng.random() < WITH_PICTURES else "text"
+    def samples(self, rng: Random, count: int, share: float = 0.5) -> tuple[str, list[Sample]]:
+        """The kind of a step and its samples: all with pictures or none, as blank ones cost as much.
+
+        `share` says how often they have pictures.
+        """
+        kind = "pictures" if rng.random() < share else "text"
         skills = self.pictures if kind == "pictures" else self.texts
         weights = [share for _, share in skills.values()]
         found: list[Sample] = []
@@ -62,5 +65,6 @@ class Mixture:
         self, step: int, part: int, config: PretrainConfig, tokenizer: OfaTokenizer
     ) -> tuple[str, dict[str, Tensor]]:
         """The kind of a step and one part of its batch, which follow from the seed and the step's number."""
-        kind, samples = self.samples(Random(f"{config.seed} step {step}"), config.batch_size)
+        share = WITH_PICTURES[step >= config.steps]
+        kind, samples = self.samples(Random(f"{config.seed} step {step}"), config.batch_size, share)
         return kind, collate(samples[part :: config.processes], tokenizer, PIXELS)

@@ -48,6 +48,7 @@ class Sample:
         picture: [side, side, 3].
         box: of a region that the text asks about.
         marks: everything in the picture, where that is known.
+        words: a label of each word of the text, -100 for none; see `skills.comparing`.
         decoder_prompt: what the decoder reads before the answer, as in `pituning.decoding`.
     """
 
@@ -56,6 +57,7 @@ class Sample:
     picture: Picture | None = None
     box: Box | None = None
     marks: Sequence[Mark] = ()
+    words: Sequence[int] = ()
     decoder_prompt: DecoderPrompt = "none"
 
 
@@ -88,6 +90,14 @@ def answer_tokens(sample: Sample, tokenizer: OfaTokenizer) -> list[int]:
     return [*tokens, tokenizer.eos_token_id]
 
 
+def word_labels(sample: Sample, tokenizer: OfaTokenizer) -> list[int]:
+    """The label of its word for each token of the source; -100 where there is none."""
+    labels = []
+    for word, label in zip(sample.text.split(), sample.words, strict=False):
+        labels += [label] * len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"])
+    return [-100, *labels, -100]
+
+
 def _prompt(sample: Sample, source: list[int]) -> list[int]:
     """What the decoder reads first."""
     return {"none": source[:1], "src": source, "prev_output": source[:-1]}[sample.decoder_prompt]
@@ -111,6 +121,10 @@ def collate(samples: Sequence[Sample], tokenizer: OfaTokenizer, side: int) -> di
         ],
         "labels": pad([[-100] * (len(before) - 1) + answer for before, answer in said], -100)[0],
     }
+    if any(sample.words for sample in samples):
+        labels = pad([word_labels(sample, tokenizer) for sample in samples], -100)[0]
+        batch["word_labels"] = torch.full_like(tokens, -100)
+        batch["word_labels"][:, : labels.shape[1]] = labels
     shown = torch.tensor([sample.picture is not None for sample in samples])
     if shown.any():
         blank = np.zeros((side, side, 3), dtype=np.uint8)

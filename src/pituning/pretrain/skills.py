@@ -153,20 +153,26 @@ def grained(pixels: Picture, rng: Random) -> Picture:
 
 
 def comparing(rng: Random) -> Sample:
-    """What becomes of a sentence: a word exchanged, added or left out, or nothing."""
+    """What becomes of a sentence: a word exchanged, added or left out, or nothing.
+
+    Of each word of both texts it is also said whether it is one that only the one text has (1) or not (0).
+    """
     words, others = random_sentence(rng).split(), random_sentence(rng).split()
     place = rng.randrange(len(words))
     old, new = words[place], rng.choice([word for word in others if word != words[place]])
-    changed, answer = rng.choice(
-        (
-            ([*words[:place], new, *words[place + 1 :]], f"{new} for {old}"),
-            ([*words[:place], new, *words[place:]], f"{new} was added"),
-            ([*words[:place], *words[place + 1 :]], f"{old} was left out"),
-            (words, "nothing"),
-        )
-    )
+    way = rng.choice(("exchanged", "exchanged", "added", "left out", "nothing"))
+    gone, come = way in ("exchanged", "left out"), way in ("exchanged", "added")
+    changed = [*words[:place], *[new] * come, *words[place + gone :]]
+    answer = {
+        "exchanged": f"{new} for {old}",
+        "added": f"{new} was added",
+        "left out": f"{old} was left out",
+        "nothing": "nothing",
+    }[way]
     text = f' text1 " {" ".join(words)} " text2 " {" ".join(changed)} " what became of text1 in text2?'
-    return Sample(text=text, answer=answer)
+    first = [int(gone and at == place) for at in range(len(words))]
+    second = [int(come and at == place) for at in range(len(changed))]
+    return Sample(text=text, answer=answer, words=[-100, -100, *first, -100, -100, -100, *second])
 
 
 def ordering(rng: Random) -> Sample:
@@ -191,7 +197,7 @@ TEXTS: Mapping[str, tuple[Skill, float]] = {
     "infilling": (infilling, 0.2),
     "defining": (defining, 0.1),
     "reading": (reading, 0.2),
-    "comparing": (comparing, 0.4),
+    "comparing": (comparing, 0.8),
     "ordering": (ordering, 0.1),
 }
 """Skill -> what makes its samples, and its share of the text."""
