@@ -22,8 +22,15 @@ NAMES = tuple(_MAKERS)
 """The twenty, named as the datasets that they mirror."""
 
 
+TRAIN = {
+    **dict.fromkeys(("refcoco", "refcoco+", "refcocog", "snli-ve", "vqav2"), 6_000),
+    **dict.fromkeys(("mnli", "qqp"), 8_000),
+}
+"""Training examples of those whose originals are large; the others have as many as `Sizes` says."""
+
+
 def mini_task(name: str, seed: int = 0, sizes: Sizes | None = None) -> Task:
-    """One of the twenty.
+    """One of the twenty; without `sizes`, of as many training examples as it should have.
 
     Raises:
         TaskError: there is no such task.
@@ -36,4 +43,4 @@ def mini_task(name: str, seed: int = 0, sizes: Sizes | None = None) -> Task:
     if name not in _MAKERS:
         fix = f"{did_you_mean(name, NAMES)}Choose one of them."
         raise TaskError(f"a task of mini20 is one of {', '.join(NAMES)}", repr(name), fix)
-    return _MAKERS[name](seed, sizes or Sizes())
+    return _MAKERS[name](seed, sizes or Sizes(train=TRAIN.get(name, Sizes.train)))

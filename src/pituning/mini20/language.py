@@ -20,9 +20,9 @@ from pituning.mini20.questions import draw_passive, question
 from pituning.mini20.sentiment import draw_opinion, opinion_text
 from pituning.task import Task
 
-RTE_TRAIN = 400
+RTE_TRAIN = 1_000
 """Most training examples of rte, whatever is asked: GLUE's has little data too."""
-MRPC_TRAIN = 600
+MRPC_TRAIN = 1_000
 """The same for mrpc."""
 SHORTEST, LONGEST = 4, 18
 """Words of a text."""

@@ -181,22 +181,25 @@ def describe(thing: Thing | Look, rng: Random) -> str:
     return with_article(noun_phrase(about(look, names), rng))
 
 
-def caption(scene: Scene, rng: Random) -> str:
+def caption(scene: Scene, rng: Random, *, down: bool = False) -> str:
     """One caption of at most sixteen words, things from left to right; two are related where that is clear.
+
+    With `down`, which pre-training does not show, things are told from top to bottom.
 
     One thing is told in full and two with some of their attributes; more of them by colour and shape, for
     COCO's captions have about a dozen words and OFA's answers at most sixteen tokens.
     """
-    things = sorted(scene.things, key=lambda thing: thing.patch.centre)
+    things = sorted(scene.things, key=lambda thing: thing.patch.centre[:: -1 if down else 1])
     if len(things) == 1:
         ground = "dark" if scene.background.dark else "light"
         where = rng.choice((f" on a {ground} background", f" in front of a {ground} background", ""))
         return rng.choice(("", "there is ")) + describe(things[0], rng) + where
     if len(things) == 2:
         first, second = things
-        for relation in rng.sample(("left", "above", "below"), 3):
+        relations = ("above", "left", "right") if down else ("left", "above", "below")
+        for relation in rng.sample(relations, 3):
             if holds(first, relation, second):
-                words = "left of" if relation == "left" else RELATIONS[relation]
+                words = f"{relation} of" if relation in ("left", "right") else RELATIONS[relation]
                 return f"{describe(first, rng)} {words} {describe(second, rng)}"
         return f"{describe(first, rng)} and {describe(second, rng)}"
     return _listed(things, rng)

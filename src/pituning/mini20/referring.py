@@ -26,8 +26,8 @@ from pituning.mini20.scenes import COMMON, COUNT, Scene, Thing, World, sample_lo
 SCENE = (3, COUNT[1])
 """Things in a picture: with two, half of all guesses are right."""
 
-ONE_WORD = 0.25
-"""Share of the RefCOCO+ expressions that may be a single attribute; the others need two or more."""
+PLAIN, DENYING = 0.3, 0.35
+"""Shares of the RefCOCO+ expressions that name attributes and that deny one; the rest compare."""
 
 BY_LOOKS = 0.25
 """Share of the RefCOCOg expressions that describe at length instead of relating."""
@@ -114,11 +114,37 @@ def _in_middle(thing: Thing, reach: float) -> bool:
 
 
 def by_appearance(scene: Scene, target: Thing, rng: Random) -> str | None:
-    """Short and without positions, as in RefCOCO+: "dotted red one"; every word is needed."""
-    phrases = unique_phrases(scene, target)
-    if rng.random() >= ONE_WORD:
-        phrases = [phrase for phrase in phrases if _length(phrase) >= 2]
-    return noun_phrase(rng.choice(phrases), rng) if phrases else None
+    """Short and without positions, as in RefCOCO+: "dotted red one", "not red circle", "same color as star".
+
+    Every word is needed.
+    """
+    way = rng.random()
+    if way < PLAIN:
+        phrases = [phrase for phrase in unique_phrases(scene, target) if _length(phrase) >= 2]
+        return noun_phrase(rng.choice(phrases), rng) if phrases else None
+    texts = [*(_denials if way < PLAIN + DENYING else _likenesses)(scene, target, rng)]
+    return rng.choice(texts) if texts else None
+
+
+def _denials(scene: Scene, target: Thing, rng: Random) -> Iterator[str]:
+    """What the other things of its shape are and it is not."""
+    others = [t.look for t in Phrase(shape=target.look.shape).those(scene) if t is not target]
+    for name, words in (("colour", None), ("pattern", PATTERN_WORDS)):
+        values = {getattr(look, name) for look in others}
+        if len(values) == 1 and getattr(target.look, name) not in values:
+            (value,) = values
+            yield f"not {words[value] if words else value} {target.look.shape}"
+
+
+def _likenesses(scene: Scene, target: Thing, rng: Random) -> Iterator[str]:
+    """Whose colour, pattern or shape it shares, as nothing else does."""
+    for name, word in (("colour", "color"), ("pattern", "pattern"), ("shape", "shape")):
+        alike = [t for t in scene.things if getattr(t.look, name) == getattr(target.look, name)]
+        if len(alike) == 2:
+            (anchor,) = (thing for thing in alike if thing is not target)
+            for phrase in unique_phrases(scene, anchor):
+                if getattr(phrase, name) is None:
+                    yield f"same {word} as {noun_phrase(phrase, rng)}"
 
 
 def _length(phrase: Phrase) -> int:

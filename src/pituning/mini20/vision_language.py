@@ -56,7 +56,7 @@ def _entailment(rng: Random, split: str) -> Example:
 def _captioning(rng: Random, split: str) -> Example:
     world = world_of(split)
     scene = sample_scene(rng, given=[sample_look(rng, world)], count=rng.randint(*CAPTIONED), world=world)
-    texts = [caption(scene, rng) for _ in range(1 if split == "train" else REFERENCES)]
+    texts = [caption(scene, rng, down=True) for _ in range(1 if split == "train" else REFERENCES)]
     return Example(image=picture(scene), references=tuple(texts))
 
 
