@@ -25,8 +25,9 @@ def verify(shelf: Shelf) -> list[str]:
             files, faults = shelf.store.look(name)
             found += [f"{name}: {fault}" for fault in faults]
             if not faults:
-                origins[name] = Origin.of(shelf.expert(name, files))
-                records.append(shelf.record(name, files))
+                expert = shelf.expert(name, files)
+                origins[name] = Origin.of(expert)
+                records.append(shelf.record_of(expert, files))
         except PituningError as error:
             if name in shelf.store:  # not removed by another process meanwhile
                 found.append(f"{name}: {error}")

@@ -92,10 +92,13 @@ class Shelf:
         with suppress(OSError):  # the change is made; an old sketch costs a look
             forget_records(self.path, name, digest)
 
-    def record(self, name: str, files: Mapping[str, bytes] | None = None) -> Records:
-        """What an expert's sketch should be."""
-        files = self.read(name) if files is None else files
-        expert = self.expert(name, files)
+    def record(self, name: str) -> Records:
+        """What the sketch of the expert of this name should be."""
+        files = self.read(name)
+        return self.record_of(self.expert(name, files), files)
+
+    def record_of(self, expert: Expert, files: Mapping[str, bytes]) -> Records:
+        """What the sketch of an expert with these files should be."""
         embedding = self.embedding(expert, files)
         digest = "" if embedding is None else hashlib.sha256(files[EMBEDDING]).hexdigest()
         return record_of(expert, embedding, digest)

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from skill_answers import right
 
 from pituning.backbones import Backbone, load_backbone
+from pituning.errors import BackboneError
 from pituning.pretrain.skills import Skill, comparing, grounding, matching, reading
 from pituning.weights import OFA_MINI
 
@@ -47,5 +48,5 @@ def test_it_has_learnt_its_skills(backbone: Backbone, skill: Skill, least: float
 
 
 def test_a_plain_folder_of_that_name_is_named_by_its_path() -> None:
-    with pytest.raises(Exception, match="a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'"):
+    with pytest.raises(BackboneError, match="a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'"):
         load_backbone("./ofa-mini")

@@ -277,7 +277,8 @@ def test_every_token_of_a_word_that_one_text_alone_has_is_marked() -> None:
     ways = set()
     for _ in range(60):
         sample = comparing(rng)
-        labels, source = word_labels(sample, reader), source_tokens(sample, reader)
+        source = source_tokens(sample, reader)
+        labels = word_labels(sample, source, reader)
         texts = re.findall(r'text\d " (.*?) "', sample.text)
         words = [text.split() for text in texts]
         marked = [source[at] for at, label in enumerate(labels) if label == 1]

@@ -9,7 +9,6 @@ import sys
 import pytest
 
 CODE = """
-import hashlib
 from peft import get_peft_model
 from transformers import BertConfig, BertModel
 from pituning.expert import initialisation_of

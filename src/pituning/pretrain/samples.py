@@ -90,12 +90,12 @@ def answer_tokens(sample: Sample, tokenizer: OfaTokenizer) -> list[int]:
     return [*tokens, tokenizer.eos_token_id]
 
 
-def word_labels(sample: Sample, tokenizer: OfaTokenizer) -> list[int]:
+def word_labels(sample: Sample, source: Sequence[int], tokenizer: OfaTokenizer) -> list[int]:
     """The label of its word for each token of the source; -100 where there is none."""
-    labels = []
+    labels = [-100]
     for word, label in zip(sample.text.split(), sample.words, strict=False):
         labels += [label] * len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"])
-    return [-100, *labels, -100]
+    return [*labels, *[-100] * (len(source) - len(labels))]
 
 
 def _prompt(sample: Sample, source: list[int]) -> list[int]:
@@ -122,9 +122,8 @@ def collate(samples: Sequence[Sample], tokenizer: OfaTokenizer, side: int) -> di
         "labels": pad([[-100] * (len(before) - 1) + answer for before, answer in said], -100)[0],
     }
     if any(sample.words for sample in samples):
-        labels = pad([word_labels(sample, tokenizer) for sample in samples], -100)[0]
-        batch["word_labels"] = torch.full_like(tokens, -100)
-        batch["word_labels"][:, : labels.shape[1]] = labels
+        told = zip(samples, sources, strict=True)
+        batch["word_labels"] = pad([word_labels(s, source, tokenizer) for s, source in told], -100)[0]
     shown = torch.tensor([sample.picture is not None for sample in samples])
     if shown.any():
         blank = np.zeros((side, side, 3), dtype=np.uint8)
