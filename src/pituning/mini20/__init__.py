@@ -24,9 +24,11 @@ NAMES = tuple(_MAKERS)
 
 TRAIN = {
     **dict.fromkeys(("refcoco", "refcoco+", "refcocog", "snli-ve", "vqav2"), 6_000),
+    **dict.fromkeys(("qnli", "sst2"), 6_000),
     **dict.fromkeys(("mnli", "qqp"), 8_000),
+    **dict.fromkeys(("mrpc", "rte"), 3_600),
 }
-"""Training examples of those whose originals are large; the others have as many as `Sizes` says."""
+"""Training examples: more where the originals have many; the others have as many as `Sizes` says."""
 
 
 def mini_task(name: str, seed: int = 0, sizes: Sizes | None = None) -> Task:

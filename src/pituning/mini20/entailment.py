@@ -19,6 +19,9 @@ from pituning.mini20.meaning import follows
 QUANTIFIED, NEGATED = 0.05, 0.15
 """About how many pairs of three-way inference speak of all, some or none of a kind, and have a denial."""
 
+TWO_EVENTS = 0.35
+"""How likely a premise of two-way inference tells another event too."""
+
 _TRIES = 12
 _QUANTIFIERS = ("all", "some", "no")
 _ACTIONS = tuple(slot for slot in SLOTS if slot != "agent")
@@ -113,22 +116,22 @@ def _quantify(frame: Frame, quantifier: str) -> Frame:
 
 
 def draw_two_way(rng: random.Random, words: Vocabulary, answer: str) -> Implication:
-    """A premise of two events and a hypothesis about one of them, or (for "no") about a blend of both."""
+    """A premise of one event or two, and a hypothesis about one of them, or (for "no") a blend of both."""
     while True:
         hypothesis = draw_frame(rng, words)
         kind = "narrow" if answer == "yes" else rng.choice(("wide", "apart", "apart", "apart"))
         premise = (
             hypothesis if kind == "narrow" and rng.random() < 0.4 else _edited(hypothesis, kind, rng, words)
         )
-        other = draw_frame(rng, words, (1, 1))
-        if rng.random() < 0.5:
+        other = draw_frame(rng, words, (1, 1)) if rng.random() < TWO_EVENTS else None
+        if other is not None and rng.random() < 0.5:
             other = replace(other, verb=hypothesis.verb, patient=hypothesis.patient)
-        if answer == "no" and rng.random() < 0.35:
+        if other is not None and answer == "no" and rng.random() < 0.35:
             premise, other = _blended(hypothesis, other)
-        if not _told_apart(premise, other):
+        if other is not None and not _told_apart(premise, other):
             continue
-        follows_at_all = "yes" in (follows(premise, hypothesis), follows(other, hypothesis))
-        if follows_at_all == (answer == "yes"):
+        told = [premise] if other is None else [premise, other]
+        if ("yes" in (follows(event, hypothesis) for event in told)) == (answer == "yes"):
             return Implication(premise=premise, hypothesis=hypothesis, answer=answer, other=other)
 
 

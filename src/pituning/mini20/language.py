@@ -20,10 +20,6 @@ from pituning.mini20.questions import draw_passive, question
 from pituning.mini20.sentiment import draw_opinion, opinion_text
 from pituning.task import Task
 
-RTE_TRAIN = 1_000
-"""Most training examples of rte, whatever is asked: GLUE's has little data too."""
-MRPC_TRAIN = 1_000
-"""The same for mrpc."""
 SHORTEST, LONGEST = 4, 18
 """Words of a text."""
 
@@ -45,7 +41,8 @@ def _mnli(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
 
 def _rte(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
     pair = draw_two_way(rng, words, answer)
-    assert pair.other is not None
+    if pair.other is None:
+        return *_two_sentences(pair.premise, pair.hypothesis, rng, REWORDED), pair
     form, before = draw_form(pair.premise, rng), Wording(rng=rng)
     told = _joined(pair.premise, form, pair.other, before)
     after = Wording(rng=rng, before=before.words, change=REWORDED)
@@ -169,8 +166,8 @@ def qqp(seed: int, sizes: Sizes) -> Task:
 
 
 def mrpc(seed: int, sizes: Sizes) -> Task:
-    """Do two sentences mean the same; little data."""
-    return _make("mrpc", seed, replace(sizes, train=min(sizes.train, MRPC_TRAIN)))
+    """Do two sentences mean the same."""
+    return _make("mrpc", seed, sizes)
 
 
 def qnli(seed: int, sizes: Sizes) -> Task:
@@ -179,8 +176,8 @@ def qnli(seed: int, sizes: Sizes) -> Task:
 
 
 def rte(seed: int, sizes: Sizes) -> Task:
-    """Does a sentence follow from a longer one; little data."""
-    return _make("rte", seed, replace(sizes, train=min(sizes.train, RTE_TRAIN)))
+    """Does a sentence follow from a longer one."""
+    return _make("rte", seed, sizes)
 
 
 def sst2(seed: int, sizes: Sizes) -> Task:

@@ -1,4 +1,4 @@
-"""Opinions of films, meals and hotels: the makings of "sst2".
+"""Opinions of people who serve, of places and of food: the makings of "sst2".
 
 An opinion praises or blames an aspect, plainly or by denying the contrary; of two clauses the last counts
 after "but", and the one without "although" otherwise.
@@ -7,19 +7,26 @@ after "but", and the one without "although" otherwise.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
-_GOOD = """wonderful brilliant delightful charming superb excellent lovely impressive pleasant splendid fine
-good memorable marvellous enjoyable great | exquisite terrific fabulous"""
-_BAD = """awful dreadful terrible boring disappointing horrible poor bad unpleasant dismal tedious mediocre
-forgettable miserable annoying shabby | atrocious ghastly lousy"""
+_SERVICE = """
+waiter owner cook porter driver guide baker musician barber nurse
+polite cheerful clever smart skilled careful calm happy | courteous
+rude furious foolish silly careless reckless slow unhappy | impolite
+"""
+_PLACE = """
+hotel room lobby kitchen bedroom garden museum library shop table
+clean fine good quiet sturdy | spotless
+dirty bad damp loud broken | filthy
+"""
+_FOOD = """
+meal soup dessert salad menu bread fruit coffee dinner cake
+fresh sweet good fine cheap hot | tasty
+rotten bad poor cold expensive dry | stale
+"""
 
-ASPECTS = {
-    "film": "film movie plot story script acting ending soundtrack dialogue photography comedy thriller",
-    "meal": "meal dinner soup dessert sauce service menu steak salad wine lunch breakfast",
-    "hotel": "hotel room lobby staff view pool breakfast bed bathroom location balcony garden",
-}
-_UNCOUNTED = frozenset(("acting", "dialogue", "photography", "staff", "service"))
 _DEGREES = ("", "", "really ", "rather ", "truly ", "quite ", "so ")
 _DENIALS = ("not", "never", "hardly", "far from", "anything but")
 _OPENINGS = (
@@ -42,22 +49,37 @@ _VERDICTS = {
         "i cannot recommend it",
     ),
 }
-
-
-def _sides(text: str) -> tuple[tuple[str, ...], frozenset[str]]:
-    seen, _, unseen = text.partition("|")
-    return (*seen.split(), *unseen.split()), frozenset(unseen.split())
-
-
-_good, _good_held = _sides(_GOOD)
-_bad, _bad_held = _sides(_BAD)
-FEELING = {"positive": _good, "negative": _bad}
-HELD_OUT_FEELINGS = _good_held | _bad_held
-"""Adjectives of test splits alone: about 15 % of those that judge."""
 CONTRARY = {"positive": "negative", "negative": "positive"}
-_SEEN = {
-    side: tuple(word for word in words if word not in HELD_OUT_FEELINGS) for side, words in FEELING.items()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """What opinions are of, and the adjectives that judge it, by side."""
+
+    aspects: tuple[str, ...]
+    seen: Mapping[str, tuple[str, ...]]
+    held_out: Mapping[str, tuple[str, ...]]
+
+
+def _domain(table: str) -> Domain:
+    aspects, *rows = table.strip().splitlines()
+    seen, held_out = zip(*(row.split("|") for row in rows), strict=True)
+    return Domain(aspects=tuple(aspects.split()), seen=_by_side(seen), held_out=_by_side(held_out))
+
+
+def _by_side(rows: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    return {side: tuple(row.split()) for side, row in zip(CONTRARY, rows, strict=True)}
+
+
+DOMAINS = tuple(map(_domain, (_SERVICE, _PLACE, _FOOD)))
+FEELING = {
+    side: frozenset(word for domain in DOMAINS for word in (*domain.seen[side], *domain.held_out[side]))
+    for side in CONTRARY
 }
+HELD_OUT_FEELINGS = frozenset(
+    chain.from_iterable(words for domain in DOMAINS for words in domain.held_out.values())
+)
+"""Adjectives that judge in test splits alone: about 15 %. Most are other words for some that training has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,21 +113,21 @@ class Opinion:
 
 def draw_opinion(rng: random.Random, side: str, *, held_out: bool) -> Opinion:
     """An opinion of the wanted side, of one domain."""
-    aspects = ASPECTS[rng.choice(tuple(ASPECTS))].split()
-    one, two = rng.sample(aspects, 2)
-    way = rng.random()
-    if way < 0.5:
-        return Opinion(first=_clause(rng, one, side, held_out))
+    domain = rng.choice(DOMAINS)
+    one, two = rng.sample(domain.aspects, 2)
+    if rng.random() < 0.5:
+        return Opinion(first=_clause(rng, domain, one, side, held_out))
     link = rng.choice(("but", "although", "but", "although", "and"))
-    same = _clause(rng, one, side, held_out)
-    other = _clause(rng, two, side if link == "and" else CONTRARY[side], held_out)
+    same = _clause(rng, domain, one, side, held_out)
+    other = _clause(rng, domain, two, side if link == "and" else CONTRARY[side], held_out)
     first, second = (other, same) if link == "but" else (same, other)
     return Opinion(first=first, second=second, link=link)
 
 
-def _clause(rng: random.Random, aspect: str, side: str, held_out: bool) -> Clause:
+def _clause(rng: random.Random, domain: Domain, aspect: str, side: str, held_out: bool) -> Clause:
     denied = rng.random() < 0.3
-    words = (FEELING if held_out else _SEEN)[CONTRARY[side] if denied else side]
+    said = CONTRARY[side] if denied else side
+    words = (*domain.seen[said], *(domain.held_out[said] if held_out else ()))
     return Clause(aspect=aspect, word=rng.choice(words), denied=denied)
 
 
@@ -127,7 +149,7 @@ def _said(clause: Clause, rng: random.Random) -> str:
     if not clause.denied:
         return f"the {clause.aspect} was {rng.choice(_DEGREES)}{clause.word}"
     denial = rng.choice(_DENIALS)
-    if denial == "not" and clause.aspect not in _UNCOUNTED and rng.random() < 0.5:
+    if denial == "not" and clause.aspect not in ("bread", "fruit", "coffee") and rng.random() < 0.5:
         article = "an" if clause.word[0] in "aeiou" else "a"
         return f"this was not {article} {clause.word} {clause.aspect}"
     return f"the {clause.aspect} was {denial} {clause.word}"
