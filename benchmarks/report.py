@@ -55,6 +55,9 @@ def main() -> None:
     for name, told in SUITES.items():
         runs = [json.loads(file.read_text()) for file in sorted((RESULTS / name).glob("*.json"))]
         parts += suite(told, runs) if runs else []
+    found = {name: RESULTS / f"{name}.json" for name in ("retrieval", "retrieval_index", "graph")}
+    if all(file.exists() for file in found.values()):
+        parts += retrieval(**{name: json.loads(file.read_text()) for name, file in found.items()})
     speed = RESULTS / "speed.json"
     parts += speed_table(json.loads(speed.read_text())) if speed.exists() else []
     (HERE / "REPORT.md").write_text("\n".join(parts) + "\n")
@@ -200,6 +203,62 @@ def _row(title: str, runs: Sequence[dict[str, Any]]) -> str:
     kept = sum(run["kept"] == "mixture" for run in runs)
     gain = f"{mean(gains):+.3f} ± {_spread(gains):.3f}"
     return f"| {title} | {' | '.join(means)} | {gain} | {kept} of {len(runs)} |"
+
+
+def retrieval(retrieval: dict[str, Any], retrieval_index: dict[str, Any], graph: dict[str, Any]) -> list[str]:
+    """Pools of many experts: what a search finds and takes, beside an index, and the graph of all pairs."""
+    measures = ("recall@10", "recall@10, task in the pool", "recall@10, new task", "median query ms")
+    measures += ("p95 query ms", "first query ms", "opening s", "all compared s")
+    measures += ("sketch bytes an expert", "add ms")
+    lines = [
+        "## The nearest of many experts",
+        "",
+        "Synthetic embeddings with the statistics of real ones, near-duplicates among them: see",
+        "`benchmarks/retrieval.py`. Half of the queries are of new tasks, whose nearest differ by little.",
+        "",
+        "| experts | numbers each | queries | " + " | ".join(measures) + " |",
+        "|---" * (len(measures) + 3) + "|",
+    ]
+    for pool in retrieval["pools"]:
+        cells = [f"{pool['experts']:,}", f"{pool['numbers']:,}", pool["queries"]]
+        lines.append(f"| {' | '.join(map(str, [*cells, *(pool[name] for name in measures)]))} |")
+    grown = [pool for pool in retrieval["pools"] if pool["asked numbers"] == 4096]
+    sizes = ", ".join(f'"{pool["experts"]:,}"' for pool in grown)
+    for title, unit, name in (
+        ("A query, median", "ms", "median query ms"),
+        ("All compared instead", "s", "all compared s"),
+        ("Opening the pool", "s", "opening s"),
+    ):
+        values = ", ".join(str(pool[name]) for pool in grown)
+        lines += [
+            "",
+            "```mermaid",
+            "xychart-beta",
+            f'  title "{title}"',
+            f'  x-axis "experts" [{sizes}]',
+            f'  y-axis "{unit}" 0 --> {max(pool[name] for pool in grown) * 1.1:.2f}',
+            f"  line [{values}]",
+            "```",
+        ]
+    lines += [
+        "",
+        f"Finding the 384 sketches to look at among 100,000, on one core; faiss {retrieval_index['faiss']}.",
+        "*Found*: how many of the right ten are among them.",
+        "",
+        "| | made s | median query ms | found |",
+        "|---|---|---|---|",
+    ]
+    for row in retrieval_index["rows"]:
+        cells = (row["index"], row["made s"], row["median query ms"], row["found"])
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return [
+        *lines,
+        "",
+        f"All {graph['pairs']:,} similarities of {graph['experts']:,} experts of {graph['numbers']:,}",
+        f"numbers each, exactly: {graph['seconds']} s with {graph['threads']} threads; the largest",
+        f"difference from one pair at a time in float64 is {graph['largest difference']:.1e}.",
+        "",
+    ]
 
 
 def speed_table(results: dict[str, Any]) -> list[str]:

@@ -1,6 +1,9 @@
 """Find the nearest experts in pools of 1,000 to 100,000: recall, time, bytes.
 
-    python benchmarks/retrieval.py [--experts N ...] [--numbers N] [--queries N] [--out FILE]
+    python benchmarks/retrieval.py [--experts N ...] [--numbers N] [--queries N] [--prepare]
+
+`--prepare` makes the pools and looks for the right answers, which takes long and is not timed; without it,
+what was not prepared is done first. Time only what runs alone.
 
 How the embeddings are made. Twelve real ones (LoRA of MiniLM, `benchmarks/work/language/pool`) were
 measured; what was found is in `STATISTICS`, so that this runs without them. The log values of a component
@@ -27,7 +30,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -176,35 +179,50 @@ def batched(numbers: range, size: int) -> Iterator[range]:
     return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 
-def exact_rankings(pool: Pool, queries: list[TaskEmbedding]) -> tuple[list[list[str]], float]:
-    """The K nearest of each by comparing all, and the seconds that one such search takes."""
+def all_compared(path: Path, queries: Sequence[TaskEmbedding]) -> list[list[str]]:
+    """The names of the K nearest of each query, by reading and comparing all."""
     best: list[list[tuple[float, str]]] = [[] for _ in queries]
-    seconds, names = 0.0, list(pool)
-    order = Order(queries[0].components)
+    names, order = list(Pool(path)), Order(queries[0].components)
     for part in batched(range(len(names)), 16):  # as many as stay in the cache
-        start = time.perf_counter()
         mine = [names[number] for number in part]
-        files = {name: pool.path / name / "embedding.safetensors" for name in mine}
-        others = [order.values(path.read_bytes(), path) for path in files.values()]
-        reading = time.perf_counter() - start
-        start = time.perf_counter()
+        files = {name: path / name / "embedding.safetensors" for name in mine}
+        others = [order.values(file.read_bytes(), file) for file in files.values()]
         for query, ranked in zip(queries, best, strict=True):
             found = flat_similarities(order.flat(query.components), others, order.sizes).tolist()
             ranked += [(-one, name) for one, name in zip(found, mine, strict=True)]
             ranked[:] = sorted(ranked)[:K]
-        seconds += reading + (time.perf_counter() - start) / len(queries)
-    return [[name for _, name in ranked] for ranked in best], seconds
+    return [[name for _, name in ranked] for ranked in best]
 
 
-def measure(path: Path, world: World, queries: int) -> dict[str, Any]:
-    """One pool as it lies."""
-    pool, one = Pool(path), template(world)
-    targets = []
+def drawn_queries(world: World, queries: int) -> list[tuple[Expert, TaskEmbedding]]:
+    """Experts that no pool holds: even ones of new families, odd ones of families in the pool."""
+    drawn, one = [], template(world)
     for number in range(queries):
         family = None if number % 2 else world.families + number
         expert = one.renamed(f"query{number}")
-        targets.append((expert, embedding_of(world.expert(10**8 + number, family), expert)))
-    wanted, brute = exact_rankings(pool, [embedding for _, embedding in targets])
+        drawn.append((expert, embedding_of(world.expert(10**8 + number, family), expert)))
+    return drawn
+
+
+def prepare(path: Path, world: World, experts: int, queries: int) -> list[list[str]]:
+    """The pool, and the names that `all_compared` finds in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    making = grow(path, world, experts)
+    print(f"{path.name}: made in {1e3 * making:.1f} ms each", flush=True)
+    answers = path.with_suffix(f".{queries}.json")
+    if not answers.exists():
+        found = all_compared(path, [embedding for _, embedding in drawn_queries(world, queries)])
+        answers.write_text(json.dumps(found))
+    right: list[list[str]] = json.loads(answers.read_text())
+    return right
+
+
+def measure(path: Path, world: World, wanted: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """One pool as it lies."""
+    pool, one, targets = Pool(path), template(world), drawn_queries(world, len(wanted))
+    start = time.perf_counter()
+    all_compared(path, [targets[0][1]])
+    brute = time.perf_counter() - start
 
     start = time.perf_counter()
     around = Neighborhood.of(Pool(path))
@@ -232,7 +250,7 @@ def measure(path: Path, world: World, queries: int) -> dict[str, Any]:
     return {
         "experts": len(pool),
         "numbers": sum(t.numel() for t in embedding.components.values()),
-        "queries": queries,
+        "queries": len(wanted),
         "recall@10": round(statistics.mean(recalls), 4),
         "recall@10, task in the pool": round(statistics.mean(old), 4),
         "recall@10, new task": round(statistics.mean(new), 4),
@@ -250,27 +268,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--experts", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--experts", type=int, nargs="+", default=[1_000, 3_000, 10_000, 30_000, 100_000])
     parser.add_argument("--numbers", type=int, default=4096, help="of an embedding")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--keep", action="store_true", help="leave the pool, for another run to go on from")
+    parser.add_argument("--prepare", action="store_true", help="measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     done = json.loads(options.out.read_text())["pools"] if options.out.exists() else []
     for experts in sorted(options.experts):
-        world = World(options.numbers, families=max(1, experts // FAMILY))
-        path = WORK / f"{options.numbers}-{experts}"
         if any((one["experts"], one["asked numbers"]) == (experts, options.numbers) for one in done):
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        making = grow(path, world, experts)
-        found = {"asked numbers": options.numbers, **measure(path, world, options.queries)}
-        print(json.dumps(found, indent=1), f"made in {1e3 * making:.1f} ms each", flush=True)
+        world = World(options.numbers, families=max(1, experts // FAMILY))
+        path = WORK / f"{options.numbers}-{experts}"
+        wanted = prepare(path, world, experts, options.queries)
+        if options.prepare:
+            continue
+        found = {"asked numbers": options.numbers, **measure(path, world, wanted)}
+        print(json.dumps(found, indent=1), flush=True)
         done = sorted([*done, found], key=lambda one: (one["numbers"], one["experts"]))
         options.out.write_text(json.dumps({"pools": done, **provenance()}, indent=1) + "\n")
-        if not options.keep:
-            shutil.rmtree(path)
 
 
 if __name__ == "__main__":

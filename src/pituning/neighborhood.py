@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from typing import TypeVar, final
@@ -28,8 +28,8 @@ Found = TypeVar("Found")
 EXACT = 500
 
 # Of the experts whose sketches are nearest, so many at a time are read and compared exactly, until the
-# nearest have stayed the same for so many times.
-AT_ONCE, UNCHANGED = 24, 2
+# nearest have stayed the same for so many times, or all other sketches are so many times as far as theirs.
+AT_ONCE, UNCHANGED, FAR = 32, 2, 1.5
 SHORTLIST = 384
 
 DRAWN = 30  # in a big pool, `similarity` is of so many of the nearest
@@ -188,11 +188,13 @@ class Neighborhood:
             compared = flat_similarities(mine, values, order.sizes, setting=embedding.setting)
             alike |= dict(zip(files, compared.tolist(), strict=True))
             best = (name for name in sorted(alike, key=lambda name: (-alike[name], name)))
-            before, found = found, [*islice((n for n in best if self._may_help(n, embedding, without)), k)]
+            helpful = (name for name in best if self._may_help(name, embedding, without))
+            before, found = found, [*islice(helpful, k)]
             unchanged = unchanged + 1 if found == before and len(found) == k else 0
-            if unchanged == UNCHANGED:
+            apart = len(found) == k and _lie_apart(found, candidates, start + AT_ONCE)
+            if unchanged == UNCHANGED or apart:
                 break
-        return TaskGraph([self.embeddings[name] for name in found], names=found).nearest(embedding, k)
+        return [Neighbor(name, alike[name]) for name in found]
 
     def _may_help(self, name: str, embedding: TaskEmbedding, without: Mapping[str, str]) -> bool:
         """Whether an expert is of another task, and not refused."""
@@ -230,6 +232,12 @@ def _file(pool: Pool, one: Candidate) -> bytes:
         if one.name in pool and pool.has_embedding(one.name):
             raise
         return b""
+
+
+def _lie_apart(found: Collection[str], candidates: Sequence[Candidate], read: int) -> bool:
+    """Whether the sketches of the experts found are much nearer than those of all that were not read."""
+    farthest = max(one.distance for one in candidates[:read] if one.name in found)
+    return read < len(candidates) and candidates[read].distance > FAR * farthest
 
 
 def shared_modules(a: TaskEmbedding, b: TaskEmbedding) -> tuple[TaskEmbedding, TaskEmbedding]:

@@ -24,7 +24,7 @@ from pituning.predict.embedding import TaskEmbedding
 from pituning.predict.sketch import SIZE, Sketches, layout, sketch
 from pituning.safe_files import read_file
 
-MAGIC = b"pituning sketch1"
+MAGIC = b"pituning sketch2"
 
 RECORD = np.dtype(
     [
@@ -41,10 +41,11 @@ Records = np.ndarray  # of RECORD, one dimension
 @final
 @dataclass(frozen=True)
 class Candidate:
-    """An expert to look at, and the SHA-256 of the embedding's file whose sketch says so."""
+    """An expert to look at, the SHA-256 of the embedding's file whose sketch says so, and how far that is."""
 
     name: str
     digest: str
+    distance: float
 
 
 @final
@@ -88,9 +89,11 @@ class SketchIndex:
             rows = np.flatnonzero(self._records["layout"] == np.void(key))
             self._by_layout[key] = (rows, Sketches(np.ascontiguousarray(self._records["sketch"][rows])))
         rows, sketches = self._by_layout[key]
-        found = rows[sketches.nearest(sketch(embedding.components), most)]
-        digests = self._records["embedding"][found].tolist()
-        return [Candidate(self._names[row], d.hex()) for row, d in zip(found.tolist(), digests, strict=True)]
+        places, distances = sketches.nearest(sketch(embedding.components), most)
+        found = rows[places]
+        digests = [digest.hex() for digest in self._records["embedding"][found].tolist()]
+        names = [self._names[row] for row in found.tolist()]
+        return [Candidate(*facts) for facts in zip(names, digests, distances.tolist(), strict=True)]
 
 
 def name_key(name: str) -> bytes:

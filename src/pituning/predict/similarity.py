@@ -22,8 +22,8 @@ EPSILON = 1e-6
 # a gradient that is truly zero, such as that of a bias of the keys, to which softmax is blind (BitFit).
 ROUNDING = 1e-10
 
-# So many numbers, three times over, fit into the cache of one core.
-CACHED = 1 << 16
+# So many numbers, three times over, fit into the cache that the cores share; fewer cost more calls.
+CACHED = 1 << 18
 
 
 def similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, setting: Setting = "default") -> float:
