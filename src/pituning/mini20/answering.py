@@ -1,7 +1,7 @@
 """Pairs of a question and a sentence that may answer it: the makings of "qnli".
 
-A sentence tells of two events. Where it does not answer, it is about the same people and things: it leaves
-the asked role open and fills another, or only the other event has it.
+A sentence tells of one event or two. Where it does not answer, it is about the same people and things: it
+leaves the asked role open and fills another, or only the other event has it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from pituning.mini20 import lexicon
 from pituning.mini20.edits import other_thing, reversible, swapped
+from pituning.mini20.entailment import TWO_EVENTS
 from pituning.mini20.frames import Frame, Thing, Vocabulary, draw_extra, draw_frame, with_modifier
 from pituning.mini20.lexicon import TOP
 from pituning.mini20.meaning import APART, EQUAL, LOOSE, action_relation, join, thing_relation, verb_relation
@@ -38,18 +39,17 @@ def draw_asking(rng: random.Random, words: Vocabulary, answer: str) -> Asking:
         about = _askable(asked, rng, words)
         if about is None:
             continue
-        other = _other_event(about, rng, words)
         event = about if answer == "yes" else _unanswering(about, asked, rng, words)
         if event is None:
             continue
-        if rng.random() < _OTHER_TELLS[answer]:
-            other = _fill(other, asked, rng, words) or other
-        if answer == "no" and any(answers(told, about, asked) for told in (event, other)):
-            continue
-        if answer == "yes" and answers(other, about, asked):
-            continue
-        events = (event, other) if rng.random() < 0.5 else (other, event)
-        return Asking(asked=asked, about=about, events=events, answer=answer)
+        events = [event]
+        if rng.random() < TWO_EVENTS:
+            other = _other_event(about, rng, words)
+            if rng.random() < _OTHER_TELLS[answer]:
+                other = _fill(other, asked, rng, words) or other
+            events.insert(rng.randrange(2), other)
+        if sum(answers(told, about, asked) for told in events) == (answer == "yes"):
+            return Asking(asked=asked, about=about, events=tuple(events), answer=answer)
 
 
 def answers(event: Frame, about: Frame, asked: str) -> bool:

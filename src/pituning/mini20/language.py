@@ -41,10 +41,9 @@ def _mnli(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
 
 def _rte(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
     pair = draw_two_way(rng, words, answer)
-    if pair.other is None:
-        return *_two_sentences(pair.premise, pair.hypothesis, rng, REWORDED), pair
     form, before = draw_form(pair.premise, rng), Wording(rng=rng)
-    told = _joined(pair.premise, form, pair.other, before)
+    others = () if pair.other is None else (pair.other,)
+    told = _joined(pair.premise, form, *others, wording=before)
     after = Wording(rng=rng, before=before.words, change=REWORDED)
     return told, sentence(pair.hypothesis, after, _form_after(form, pair.hypothesis, rng)), pair
 
@@ -54,8 +53,8 @@ def _qnli(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
     before = Wording(rng=rng)
     asked = question(pair.about, pair.asked, before)
     after = Wording(rng=rng, before=before.words, change=CHANGE[answer])
-    first, second = pair.events
-    return asked, _joined(first, draw_form(first, rng), second, after), pair
+    first, *second = pair.events
+    return asked, _joined(first, draw_form(first, rng), *second, wording=after), pair
 
 
 def _qqp(rng: random.Random, words: Vocabulary, answer: str) -> Drawing:
@@ -89,9 +88,11 @@ def _form_after(form: Form, frame: Frame, rng: random.Random) -> Form:
     return draw_form(frame, rng) if rng.random() < OTHER_FORM else fitted(form, frame)
 
 
-def _joined(told: Frame, form: Form, other: Frame, wording: Wording) -> str:
-    """Two events in one sentence, in any order; neither has a phrase in front, which could mean both."""
-    pair = [(told, form), (other, draw_form(other, wording.rng))]
+def _joined(told: Frame, form: Form, *others: Frame, wording: Wording) -> str:
+    """One event, or two in one sentence in any order, without a phrase in front that could mean both."""
+    if not others:
+        return sentence(told, wording, form)
+    pair = [(told, form), *((other, draw_form(other, wording.rng)) for other in others)]
     wording.rng.shuffle(pair)
     link = wording.rng.choice((" and ", " while ", ", and ", " before "))
     return link.join(sentence(event, wording, replace(its, front=None, cleft=False)) for event, its in pair)
