@@ -18,6 +18,7 @@ from pituning.interpolate.compatible import Space, foreign_to, obstacle
 from pituning.pool import Pool
 from pituning.predict import Neighbor, TaskEmbedding, TaskGraph, similarity
 from pituning.predict.embedding import Order
+from pituning.predict.graph import check_count
 from pituning.predict.similarity import flat_similarities
 from pituning.sketches import Candidate, SketchIndex
 
@@ -28,8 +29,10 @@ Found = TypeVar("Found")
 EXACT = 500
 
 # Of the experts whose sketches are nearest, so many at a time are read and compared exactly, until the
-# nearest have stayed the same for so many times, or all other sketches are so many times as far as theirs.
-AT_ONCE, UNCHANGED, FAR = 32, 2, 1.5
+# nearest have stayed the same for so many times, or the squared difference of every other sketch is so many
+# times that of theirs (at least that of two roundings).
+AT_ONCE, UNCHANGED, FAR = 24, 3, 1.5
+ROUNDED = 1 / 6
 SHORTLIST = 384
 
 DRAWN = 30  # in a big pool, `similarity` is of so many of the nearest
@@ -176,8 +179,11 @@ class Neighborhood:
         """Compare exactly, from the nearest sketches on, until nothing better is found."""
         if self.index is None or self.pool is None:
             return []
-        order = Order(embedding.components)
-        mine = order.flat(embedding.components)
+        check_count(k)
+        mine = embedding.components
+        similarity(mine, mine, setting=embedding.setting)  # raises where the embedding says nothing
+        order = Order(mine)
+        flat = order.flat(mine)
         candidates, unchanged = self.index.nearest(embedding, SHORTLIST), 0
         alike: dict[str, float] = {}
         found: list[str] = []
@@ -185,9 +191,9 @@ class Neighborhood:
             batch = [one for one in candidates[start : start + AT_ONCE] if one.name not in alike]
             files = {one.name: content for one in batch if (content := _file(self.pool, one))}
             values = [order.values(content, self.pool.path / name) for name, content in files.items()]
-            compared = flat_similarities(mine, values, order.sizes, setting=embedding.setting)
+            compared = flat_similarities(flat, values, order.sizes, setting=embedding.setting)
             alike |= dict(zip(files, compared.tolist(), strict=True))
-            best = (name for name in sorted(alike, key=lambda name: (-alike[name], name)))
+            best = sorted(alike, key=lambda name: (-alike[name], name))
             helpful = (name for name in best if self._may_help(name, embedding, without))
             before, found = found, [*islice(helpful, k)]
             unchanged = unchanged + 1 if found == before and len(found) == k else 0
@@ -236,7 +242,7 @@ def _file(pool: Pool, one: Candidate) -> bytes:
 
 def _lie_apart(found: Collection[str], candidates: Sequence[Candidate], read: int) -> bool:
     """Whether the sketches of the experts found are much nearer than those of all that were not read."""
-    farthest = max(one.distance for one in candidates[:read] if one.name in found)
+    farthest = max([ROUNDED, *(one.distance for one in candidates[:read] if one.name in found)])
     return read < len(candidates) and candidates[read].distance > FAR * farthest
 
 

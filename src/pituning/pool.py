@@ -123,7 +123,7 @@ class Pool:
             StaleEmbeddingError: if it has no embedding (any more).
         """
         with suppress(OSError, ValueError):
-            content = read_file(Path(self.path, name, EMBEDDING), header=False)
+            content = read_file(self.path / name / EMBEDDING, header=False)
             if hashlib.sha256(content).hexdigest() == digest:
                 return content
         return self.embedding(name).to_bytes()

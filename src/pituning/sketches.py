@@ -104,7 +104,10 @@ def name_key(name: str) -> bytes:
 def may_differ_by_case(pool: Path, name: str) -> bool:
     """Whether there may be an expert whose name differs by case alone."""
     key = name_key(name)
-    names = _keys(_read(pool / SKETCHES / f"{key[0]:02x}"))
+    file = pool / SKETCHES / f"{key[0]:02x}"
+    names = _keys(_read(file))
+    if not names and os.path.lexists(file):
+        return True  # damaged, or of an older version
     return any(other[:8] == key[:8] and other != key for other in names)
 
 

@@ -66,8 +66,7 @@ class TaskGraph:
         Raises:
             ConfigError: if k is below 1, the name is unknown, or the embedding is of another setting.
         """
-        if k < 1:
-            raise ConfigError("k must be at least 1", str(k), "Ask for one neighbour or more.")
+        check_count(k)
         if isinstance(query, str):
             if query not in self.names:
                 raise ConfigError(
@@ -85,6 +84,12 @@ class TaskGraph:
         found = similarities(query.components, [e.components for _, e in others], setting=self.setting)
         ranked = [Neighbor(name, float(s)) for (name, _), s in zip(others, found, strict=True)]
         return sorted(ranked, key=lambda neighbor: (-neighbor.similarity, neighbor.name))[:k]
+
+
+def check_count(k: int) -> None:
+    """Raise ConfigError where no neighbour is asked for."""
+    if k < 1:
+        raise ConfigError("k must be at least 1", str(k), "Ask for one neighbour or more.")
 
 
 def _check_setting(embedding: TaskEmbedding, others: Sequence[TaskEmbedding]) -> None:

@@ -3,8 +3,8 @@
 With u = log a - log b, a / (a + b) is sigmoid(u): the similarity depends on the log ratio alone, and a
 constant added to u within a component hardly changes its cosine. So a sketch holds log values, each less the
 mean of its component, and two alike embeddings have sketches that are near as vectors. Three quarters of
-the variance in a component of real embeddings belong to whole rows and columns of the matrix: their means
-are held apart from what is left of single numbers.
+the variance in a component of real embeddings belong to whole rows and columns of the matrix: their effects
+and what is left of single numbers take turns.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pituning.predict.similarity import EPSILON, ROUNDING
 
 SIZE = 512
 
-# What is held lies within 8 of zero (log values have a standard deviation of 0.6 to 1.1 in real embeddings).
+# Log values lie within 8 of their component's mean (real ones have a standard deviation of 0.6 to 1.1).
 STEP = 8 / 127
 UNKNOWN = -128  # the component is zero: the similarity leaves it out
 
 # `Sketches.nearest` looks at so many values of every sketch, then at all values of so many sketches.
 FIRST = 128
-SECOND = 2048
+SECOND = 4096
 
 
 def layout(embedding: TaskEmbedding) -> bytes:
@@ -43,8 +43,8 @@ def sketch(components: Mapping[str, Tensor]) -> Int8[np.ndarray, " size"]:
 
     Example:
         >>> import torch
-        >>> one = {"w": torch.rand(8, 64)}
-        >>> bool((sketch(one) == sketch({"w": 5 * one["w"]})).all())
+        >>> one = {"w": torch.arange(1.0, 513.0).reshape(8, 64)}
+        >>> bool((sketch(one) == sketch({"w": 4 * one["w"]})).all())
         True
     """
     values = {name: components[name].detach().numpy() for name in sorted(components)}
@@ -60,24 +60,45 @@ def sketch(components: Mapping[str, Tensor]) -> Int8[np.ndarray, " size"]:
             found[mine] = UNKNOWN
             continue
         logs = np.log(scaled + np.float32(EPSILON))
-        found[mine] = np.clip(np.rint(_effects(logs - logs.mean(), mine.size) / STEP), -127, 127)
+        effects = _effects(logs - logs.mean(), mine.size, index)
+        found[mine] = np.clip(np.rint(effects / STEP), -127, 127)
     return found
 
 
-def _effects(logs: Float32[np.ndarray, "rows columns"], size: int) -> Float32[np.ndarray, " size"]:
-    """Effects of rows and columns, the fewer first, then of single numbers; zeros where none is left.
+def _effects(
+    logs: Float32[np.ndarray, "rows columns"], size: int, component: int
+) -> Float32[np.ndarray, " size"]:
+    """Effects of rows, of columns and of single numbers in turns, as long as there are any.
 
-    A third of the places for each. In a squared distance each weighs what all of its kind would.
+    In a squared distance each of the three weighs the same, however many places it has.
     """
-    rows, columns = logs.mean(axis=1, keepdims=True), logs.mean(axis=0, keepdims=True)
-    kinds = [*sorted((rows.ravel(), columns.ravel()), key=len), (logs - rows - columns).ravel()]
-    found, start = np.zeros(size, np.float32), 0
-    for kind, most in zip(kinds, (-(-size // 3), -(-size // 3), size), strict=True):
-        count = min(kind.size, most, size - start)
-        if kind.size > 1 and count > 0:
-            found[start : start + count] = kind[_drawn(kind.size, count)] * np.sqrt(size / count)
-            start += count
+    kinds = [logs.ravel()]
+    if min(logs.shape) > 1:
+        rows, columns = logs.mean(axis=1, keepdims=True), logs.mean(axis=0, keepdims=True)
+        kinds = [rows.ravel(), columns.ravel(), (logs - rows - columns).ravel()]
+    found = np.empty(size, np.float32)
+    drawn = _places(tuple(kind.size for kind in kinds), size, component)
+    for kind, (places, picked) in zip(kinds, drawn, strict=True):
+        found[places] = kind[picked] * np.sqrt(size / (len(kinds) * max(1, places.size)))
     return found
+
+
+@lru_cache(maxsize=1024)
+def _places(
+    sizes: tuple[int, ...], size: int, component: int
+) -> list[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]]:
+    """Of each kind of effect, of which there are `sizes`: where it stands, and which values stand there."""
+    turns = [
+        (rank, (kind + component) % len(sizes), kind)
+        for kind, most in enumerate(sizes)
+        for rank in range(min(most, size))
+    ]
+    whose = np.resize([kind for *_, kind in sorted(turns)[:size]], size)
+    draw = np.random.RandomState(component)  # its numbers are the same in every version of NumPy
+    places = [np.flatnonzero(whose == kind) for kind in range(len(sizes))]
+    return [
+        (mine, np.resize(draw.permutation(most), mine.size)) for mine, most in zip(places, sizes, strict=True)
+    ]
 
 
 @lru_cache(maxsize=64)
@@ -86,14 +107,8 @@ def _turns(components: int) -> Int[np.ndarray, " size"]:
 
     Components take turns, so that all weigh the same and any beginning of a sketch has some of each.
     """
-    return _drawn(components, components)[np.arange(SIZE) % components]
-
-
-@lru_cache(maxsize=256)
-def _drawn(size: int, count: int) -> Int[np.ndarray, " count"]:
-    """Different numbers below `size`, the same with every version of NumPy."""
-    drawn: Int[np.ndarray, " count"] = np.random.RandomState(0).permutation(size)[:count].copy()
-    return drawn
+    order: Int[np.ndarray, " components"] = np.random.RandomState(0).permutation(components)
+    return order[np.arange(SIZE) % components]
 
 
 @final
