@@ -61,6 +61,18 @@ def flipped(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
+def test_an_altered_file_is_mended_by_pushing_its_expert_again(
+    place: str, tamper: Tamper, pool: Pool, mine: Pool
+) -> None:
+    push(pool, place)
+    tamper(f"a/{WEIGHTS}", b"x" * 280)
+    assert push(pool, place, replace=True).experts == []  # its entry is right
+    refuse(call("pool", "pull", mine.path, "--from", place, "a"), "Push it again by its name with --replace")
+    assert push(pool, place, ["a"], replace=True).experts == ["a"]
+    assert call("pool", "pull", mine.path, "--from", place, "a").code == 0
+    assert mine.files("a") == pool.files("a")
+
+
 def test_altered_file_is_refused_and_the_pool_stays(
     place: str, tamper: Tamper, pool: Pool, mine: Pool
 ) -> None:
@@ -75,7 +87,7 @@ def test_altered_file_is_refused_and_the_pool_stays(
         ):
             tamper(f"a/{file}", wrong)
             outcome = call("pool", "pull", mine.path, "--from", place, "a")
-            refuse(outcome, "expert 'a' at", f"{file} {reason}", "Nothing of it was stored")
+            refuse(outcome, "expert 'a' at", f"{file} {reason}", "Nothing of 'a' was stored")
             assert snapshot(mine.path) == before
             if place != "me/pool":
                 break  # one fault for each file is enough at places where each costs a second

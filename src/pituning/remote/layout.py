@@ -135,7 +135,7 @@ class SharedPool:
         raise PoolError(
             f"expert {name!r} at {self.place.where} must be as it was pushed",
             f"{file} {fault}",
-            "Nothing of it was stored. Push it again with --replace, or name the other experts alone.",
+            f"Nothing of {name!r} was stored. Push it again by its name with --replace, or pull the others.",
         )
 
     def _read(self, path: str) -> bytes:

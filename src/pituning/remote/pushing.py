@@ -33,7 +33,7 @@ def push(
         pool: the pool.
         where: `hf://USER/NAME` or `USER/NAME` (a Hub repository), or a URL that fsspec knows.
         names: of the experts; all where not given.
-        replace: replace experts of these names that differ.
+        replace: replace experts that differ; those that are named are sent again in any case.
         progress: show a bar.
 
     Raises:
@@ -47,7 +47,8 @@ def push(
     place = place_of(where, writing=True)
     shared = SharedPool(place)
     there = _there(shared, chosen, replace)
-    skipped = [name for name in chosen if there.get(name) == entries[name]]
+    named = {*(names or ())} if replace else set()  # the entry may be right and a file damaged
+    skipped = [name for name in chosen if there.get(name) == entries[name] and name not in named]
     waiting = [name for name in chosen if name not in {*skipped}]
     taken = [name for name in waiting if name in there]
     if taken and not replace:
