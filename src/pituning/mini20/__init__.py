@@ -23,8 +23,7 @@ NAMES = tuple(_MAKERS)
 
 
 TRAIN = {
-    **dict.fromkeys(("refcoco", "refcoco+", "refcocog", "snli-ve", "vqav2"), 6_000),
-    **dict.fromkeys(("qnli", "sst2"), 6_000),
+    **dict.fromkeys(("refcoco", "refcoco+", "refcocog", "snli-ve", "vqav2", "qnli", "sst2"), 6_000),
     **dict.fromkeys(("mnli", "qqp"), 8_000),
     **dict.fromkeys(("mrpc", "rte"), 3_600),
 }
