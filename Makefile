@@ -34,7 +34,7 @@ bench: setup  ## speed and memory, as ratios measured side by side
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt opacus
 	$(BIN)/python benchmarks/speed.py
 
-demo: setup  ## the whole method on real digits, offline
+demo: setup  ## the whole method on one of twenty small tasks, offline
 	$(BIN)/pituning demo
 
 clean:

@@ -36,6 +36,7 @@ def one_run(backbone: Backbone, task: Task, pool: Pool, config: PiConfig, cache:
             "zero-shot": alone(backbone, task, pool, neighbors, cache),
         },
         "kept": result.kept,
+        "start": result.start,
         "best_neighbor": result.best_neighbor,
         "neighbors": [asdict(neighbor) for neighbor in result.neighbors],
         "weights": result.weights,

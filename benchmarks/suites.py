@@ -36,6 +36,7 @@ HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
 SEEDS = [0, 1, 2]
 SHOTS = 16
+EPOCHS = 8  # of an expert of the pool
 LARGEST_TEST = 500  # examples of a real task's test split, the first by hash
 
 
@@ -112,7 +113,8 @@ def main() -> None:
     pool = Pool.create(options.work / "pool")
     if options.stage == "pool":
         for name in options.only or makers:
-            build_pool(pool, backbone, [makers[name]()], TrainConfig(**recipe.train))
+            config = replace(TrainConfig(**recipe.train), epochs=EPOCHS)
+            build_pool(pool, backbone, [makers[name]()], config)
             print(name, pool.get(name).card.scores, flush=True)
     elif options.stage == "full":
         for name in options.only or makers:

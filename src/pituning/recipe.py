@@ -24,6 +24,16 @@ from pituning.seed import isolated_seed
 from pituning.task import Task
 from pituning.train import TrainConfig, evaluate, score, train_expert
 
+Start = Literal["best", "uniform"]
+
+# So many times k of the nearest are tried as they are on the validation examples.
+REACH = 3
+
+# Where a mixture starts almost at one expert, that one's weight: with 1, the others would never get any.
+ALMOST = 0.9
+
+EQUAL = ""  # the name of the start with equal weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class PiConfig:
@@ -41,6 +51,13 @@ class PiConfig:
         metadata={"help": "parameters averages the experts' tensors; delta their LoRA updates, of any rank"},
     )
     sharing: Sharing = field(default="module", metadata={"help": "what shares one set of weights"})
+    start: Start = field(
+        default="best",
+        metadata={
+            "help": "uniform mixes the k nearest and begins with equal weights, as the paper does; best also "
+            "tries the next 2k, and begins almost at one expert if that validates better"
+        },
+    )
     freeze_experts: bool = field(default=False, metadata={"help": "learn the weights alone"})
     rank: int | None = field(
         default=None, metadata={"help": "delta space: reduce the collapsed adapter to this rank by SVD"}
@@ -58,7 +75,11 @@ class PiConfig:
         ]
         faults += [
             ConfigError(f"{name} is one of {', '.join(get_args(kind))}", repr(value), "Name one of them.")
-            for name, value, kind in (("space", self.space, Space), ("sharing", self.sharing, Sharing))
+            for name, value, kind in (
+                ("space", self.space, Space),
+                ("sharing", self.sharing, Sharing),
+                ("start", self.start, Start),
+            )
             if value not in get_args(kind)
         ]
         ConfigError.collect(faults)
@@ -80,6 +101,7 @@ class PiResult:
         similarity: of all pairs of the target (under its own expert's name) and those that could be its
             neighbours.
         refused: expert -> why it could not be a neighbour.
+        start: the expert that the mixture was almost equal to before it was tuned; "" of equal weights.
         weights: expert -> its weight in the tuned mixture, averaged over the groups.
         weights_by_group: what shares one weight vector (a module, unless `sharing` is another) -> expert ->
             its weight.
@@ -90,6 +112,7 @@ class PiResult:
             result). Empty where the task has no test split.
         validation: what decided, for the target's own expert and the mixture: the negative loss on the
             validation examples, and the score. Empty, and the mixture kept, where there are none.
+        decided_by: "loss", or the metric where answers are free-form; see `merit`.
     """
 
     task: str
@@ -102,12 +125,21 @@ class PiResult:
     neighbors: list[Neighbor]
     similarity: dict[str, dict[str, float]]
     refused: dict[str, str]
+    start: str
     weights: dict[str, float]
     weights_by_group: dict[str, dict[str, float]]
     best_neighbor: str
     scores: dict[str, float]
     validation: dict[str, dict[str, float]]
+    decided_by: str
     seconds: float
+
+    @property
+    def deciding(self) -> dict[str, float]:
+        """What decided, of the target's own expert and of the mixture, on the validation examples."""
+        if self.decided_by == "loss":
+            return {name: -found["negative_loss"] for name, found in self.validation.items()}
+        return {name: found["score"] for name, found in self.validation.items()}
 
 
 def pi_tune(
@@ -143,7 +175,12 @@ def pi_tune(
     # 2. Predict: the tasks of the pool that are most like it.
     embedding = from_first(partial(embed, backbone, own, target, config.fisher, progress=progress))
     refused = around.refusals(own, embedding, config.space)
-    neighbors = around.nearest(embedding, config.k, space=config.space, without=refused)
+    reach = config.k * (REACH if config.start == "best" else 1)
+    near = around.nearest(embedding, reach, space=config.space, without=refused)
+    alone = {n.name: _alone(backbone, own, around.experts[n.name], config) for n in near}
+    found = from_first(partial(validated, backbone, target, {own.name: own, **alone}))
+    neighbors = _neighbors(task, near, found, own.name, config.k)
+    best = _best(task, found, [neighbor.name for neighbor in neighbors])
 
     # 3. Interpolate: learn the weights and the experts on the target.
     experts = [own, *(around.experts[neighbor.name] for neighbor in neighbors)]
@@ -151,18 +188,22 @@ def pi_tune(
     mixture = Mixture(
         backbone, experts, space=config.space, sharing=shared, train_experts=learnt, target=own.name
     )
-    best, alone = _best_alone(
-        backbone, target, mixture, [neighbor.name for neighbor in neighbors], config.rank
-    )
-    before = mixture.start_at(None).collapse(rank=config.rank)
+    equal = mixture.collapse(rank=config.rank)
+    found |= from_first(partial(validated, backbone, target, {EQUAL: equal}))
+    starts = [EQUAL, *(expert.name for expert in experts)]
+    begin = EQUAL if config.start == "uniform" else _best(task, found, starts)
+    mixture.start_at(_weights(mixture, begin, ALMOST) if begin != EQUAL else None)
+    before = mixture.collapse(rank=config.rank)
     tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own validates at least as well.
     after = mixture.collapse(rank=config.rank)
     validation = from_first(partial(validated, backbone, target, {"expert": own, "mixture": after}))
-    mixed = bool(neighbors) and (not validation or validation["mixture"] > validation["expert"])
+    mixed = bool(neighbors) and (
+        not validation or merit(task, validation["mixture"]) > merit(task, validation["expert"])
+    )
     kept = after if mixed else own
-    stages = {"expert": own, **({"neighbor": alone} if alone else {}), "init": before, "pi": kept}
+    stages = {"expert": own, **({"neighbor": alone[best]} if best else {}), "init": before, "pi": kept}
     return PiResult(
         task=task.name,
         metric=task.metric,
@@ -174,37 +215,65 @@ def pi_tune(
         neighbors=neighbors,
         similarity=around.similarity(own.name, embedding, space=config.space, without=refused),
         refused=refused,
+        start=begin,
         weights=tuned.weights,
         weights_by_group=mixture.weights(),
         best_neighbor=best,
         scores=from_first(partial(tested, backbone, task, stages, pool.init_seed)),
         validation={name: asdict(found) for name, found in validation.items()},
+        decided_by="loss" if task.candidates else task.metric,
         seconds=time.monotonic() - start,
     )
 
 
-def _best_alone(
-    backbone: Backbone, task: Task, mixture: Mixture, neighbors: Sequence[str], rank: int | None
-) -> tuple[str, Expert | None]:
-    """The neighbour to beat: the best one as it is, without training on the task."""
-    names = [expert.name for expert in mixture.experts]
-    alone = {
-        name: mixture.start_at({other: float(other == name) for other in names}).collapse(rank=rank)
-        for name in neighbors
-    }
-    found = from_first(partial(validated, backbone, task, alone))
-    best = max(neighbors, key=lambda name: found[name]) if found else next(iter(neighbors), "")
-    return best, alone.get(best)
+def _alone(backbone: Backbone, own: Expert, other: Expert, config: PiConfig) -> Expert:
+    """Another expert as it is, under the head of the target's own where there is one."""
+    pair = Mixture(backbone, [own, other], space=config.space, target=own.name)
+    return pair.start_at({own.name: 0.0, other.name: 1.0}).collapse(rank=config.rank)
+
+
+def _neighbors(
+    task: Task, near: Sequence[Neighbor], found: Mapping[str, Evaluation], own: str, k: int
+) -> list[Neighbor]:
+    """The k nearest; the last gives way to the best of those that follow, if that beats them and `own`."""
+    best = _best(task, found, [own, *(neighbor.name for neighbor in near)])
+    later = [neighbor for neighbor in near[k:] if neighbor.name == best and found]
+    return [*near[: k - len(later)], *later]
+
+
+def _best(task: Task, found: Mapping[str, Evaluation], names: Sequence[str]) -> str:
+    """The one of most merit; the first where nothing was found, "" where there is none."""
+    if found and names:
+        return max(names, key=lambda name: merit(task, found[name]))
+    return next(iter(names), "")
+
+
+def _weights(mixture: Mixture, name: str, weight: float) -> dict[str, float]:
+    """This weight for one expert, and the rest for the others in equal parts."""
+    others = [expert.name for expert in mixture.experts if expert.name != name]
+    return {name: weight if others else 1.0, **dict.fromkeys(others, (1 - weight) / max(len(others), 1))}
 
 
 def validated(backbone: Backbone, task: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
-    """Each expert on the validation examples; empty where there are none."""
+    """Each expert on the validation examples, free-form answers generated; empty where there are none."""
     if not task.validation:
         return {}
-    return {
-        name: evaluate(backbone, attach_expert(backbone, expert), task, task.validation)
-        for name, expert in experts.items()
-    }
+    found = {}
+    for name, expert in experts.items():
+        model = attach_expert(backbone, expert)
+        found[name] = evaluate(backbone, model, task, task.validation)
+        if found[name].score is None:
+            found[name] = replace(found[name], score=score(backbone, model, task, "validation"))
+    return found
+
+
+def merit(task: Task, found: Evaluation) -> tuple[float, float]:
+    """What decides between two experts, the greater the better: the loss, or of free-form answers the score.
+
+    There, an expert that was trained on much data is nearly right in a way that the loss, which asks for the
+    very words or numbers, does not see. Where the scores are equal, the loss decides.
+    """
+    return (found.score or 0.0 if not task.candidates else 0.0, found.negative_loss)
 
 
 def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: int) -> dict[str, float]:

@@ -219,6 +219,14 @@ FILES: dict[str, tuple[Case, tuple[str, ...]]] = {
         lambda w, t: ("demo", "--out", existing(t)),
         ("a new folder", "out exists", "another --out"),
     ),
+    "demo folder not writable": (
+        lambda w, t: ("demo", "--out", below_a_file(t)),
+        ("file must be writable", "choose another folder"),
+    ),
+    "unknown target of the demo": (
+        lambda w, t: ("demo", "--target", "refcoccog", "--out", t / "out"),
+        ("--target is one of refcoco, ", "given: 'refcoccog'", "Did you mean 'refcocog'?"),
+    ),
     "not a pool to train into": (
         lambda w, t: training(w, w.task(), not_a_pool(w, t)),
         ("a new pool starts in a new or empty folder", "holds other files", "Choose another"),

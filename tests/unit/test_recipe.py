@@ -16,11 +16,13 @@ from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
 from pituning.errors import PoolError, StaleEmbeddingError
+from pituning.example import Example
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
 from pituning.methods import peft_config
 from pituning.neighborhood import Neighborhood, shared_modules
-from pituning.predict import embed
+from pituning.predict import Neighbor, embed
+from pituning.recipe import _neighbors, merit
 from pituning.task import Task
 from pituning.train import evaluate, score, train_expert
 
@@ -123,6 +125,43 @@ def test_the_mixture_is_kept_only_where_it_validates_better(
     result = pi_tune(backbone, target, pool, CONFIG)
     assert result.kept == ("mixture" if mixture_loss < 0.5 else "expert")
     assert same_tensors(result.expert, result.mixture) == (result.kept == "mixture")
+
+
+@pytest.mark.parametrize("best", ["text1", "target:target", ""])
+def test_the_mixture_starts_where_it_validates_best(
+    best: str, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = lambda _, __, experts: {name: Evaluation(float(name == best)) for name in experts}  # noqa: E731
+    monkeypatch.setattr(recipe_module, "validated", found)
+    config = replace(CONFIG, k=3, tune=TuneConfig(epochs=0))
+    result = pi_tune(backbone, target, pool, config)
+    assert result.start == best
+    others = 0.25 if best == "" else 0.1 / 3
+    expected = {name: 0.9 if name == best else others for name in result.weights}
+    assert result.weights == pytest.approx(expected)
+    equal = pi_tune(backbone, target, pool, replace(config, start="uniform"))
+    assert (equal.start, set(equal.weights.values())) == ("", {0.25})
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"), [("n0", "n0 n1"), ("n4", "n0 n4"), ("own", "n0 n1"), (None, "n0 n1")]
+)
+def test_a_later_neighbour_must_do_better_than_all_before_it(
+    best: str | None, expected: str, target: Task
+) -> None:
+    near = [Neighbor(f"n{place}", 0.9 - place / 10) for place in range(6)]
+    found = {name: Evaluation(float(name == best)) for name in ("own", *(n.name for n in near))}
+    chosen = _neighbors(target, near, found if best else {}, "own", 2)
+    assert [neighbor.name for neighbor in chosen] == expected.split()
+
+
+def test_answers_of_a_list_are_judged_by_the_loss_and_free_ones_by_the_score(target: Task) -> None:
+    example = Example(text_a="a", references=("b",))
+    free = Task(name="free", modality="text", kind="text-generation", metric="chrf", train=(example,))
+    sure, right = Evaluation(-1.0, 0.4), Evaluation(-2.0, 0.6)
+    assert max(sure, right, key=lambda found: merit(target, found)) is sure
+    assert max(sure, right, key=lambda found: merit(free, found)) is right
+    assert merit(free, sure) > merit(free, replace(sure, negative_loss=-1.1))
 
 
 def test_without_validation_examples_the_mixture_is_kept_and_nothing_is_claimed(

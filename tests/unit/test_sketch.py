@@ -80,11 +80,11 @@ def test_a_sketch_does_not_depend_on_scale_and_is_the_same_in_every_run() -> Non
     one = drawn(7)
     assert np.array_equal(sketch(one), sketch({name: 5 * t for name, t in reversed(one.items())}))
     assert sketch(one).shape == (SIZE,)
-    assert int(np.abs(sketch(one).astype(int)).sum()) == 3816
+    assert int(np.abs(sketch(one).astype(int)).sum()) == 4599
 
 
 def test_single_numbers_rows_and_columns_weigh_alike() -> None:
-    """A third of the mean squared difference of log values each, whichever effect it comes from."""
+    """A third of the mean squared difference, 1 from what is flat, each, whichever effect it comes from."""
     draw = np.random.default_rng(0)
     one = {"w": torch.ones(30, 40)}
     for shape in ((30, 1), (1, 40), (30, 40)):
@@ -92,7 +92,7 @@ def test_single_numbers_rows_and_columns_weigh_alike() -> None:
         noise -= noise.mean()
         other = {"w": torch.from_numpy(np.exp(noise + np.zeros((30, 40))).astype(np.float32))}
         found = np.square((sketch(one).astype(float) - sketch(other)) * STEP).mean()
-        assert 3 * found == pytest.approx(np.square(noise).mean(), rel=0.2), shape
+        assert 3 * found == pytest.approx(1, rel=0.2), shape
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (600,), (600, 1), (1, 600), (3, 4, 5)])
@@ -121,7 +121,7 @@ def test_flat_similarities_are_the_similarities(setting: Setting) -> None:
     found = flat_similarities(
         order.flat(one), [order.flat(other) for other in others], order.sizes, setting=setting
     )
-    assert found == pytest.approx(similarities(one, others, setting=setting).numpy(), abs=1e-12)
+    assert found == pytest.approx(similarities(one, others, setting=setting).numpy(), abs=1e-6)
 
 
 def test_numbers_of_a_file_are_those_of_its_components() -> None:
@@ -192,7 +192,7 @@ def test_a_big_pool_refuses_what_a_small_one_refuses(pool: Pool) -> None:
 
 def test_names_are_told_apart_where_sketches_are_of_an_older_version(pool: Pool) -> None:
     for file in (pool.path / SKETCHES).iterdir():
-        file.write_bytes(file.read_bytes().replace(b"sketch2", b"sketch1", 1))
+        file.write_bytes(file.read_bytes().replace(b"sketch3", b"sketch1", 1))
     with pytest.raises(PoolError, match="differ by more than case"):
         pool.add(tiny("E1"))
     assert pool.repair() == ["made the sketches again"]

@@ -1,59 +1,103 @@
-"""The whole method on scikit-learn's real digits: a small model, a pool of experts, a few-shot target."""
+"""The whole method, offline: the model carried here, its pool of experts, and a task with few examples."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import secrets
+import shlex
+import shutil
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pituning.cli.graph import draw
-from pituning.cli.terminal import say
+from pituning.backbones import load_backbone
+from pituning.cli.recipes import read_recipe
+from pituning.cli.terminal import progress_wanted, say
 from pituning.cli.tune import as_text, describe
-from pituning.demo import TARGET, TASKS, digit_backbone, digit_task
+from pituning.cli.tune_report import tune_report
 from pituning.errors import ConfigError
+from pituning.expert import unwritable
+from pituning.interpolate import TuneConfig
+from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
-from pituning.predict import embed
 from pituning.recipe import PiConfig, pi_tune
-from pituning.train import TrainConfig, train_expert
+from pituning.report import write_report
+from pituning.spelling import did_you_mean
+from pituning.train import TrainConfig
+from pituning.weights import MINI20
 
-EXAMPLE = "pituning demo --target noisy"
-EXPERTS = TrainConfig(method="lora", epochs=10, batch_size=32, learning_rate=7e-3)
+EXAMPLE = "pituning demo --target eurosat"
+TARGET = "refcoco"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("--target", choices=sorted(TASKS), default=TARGET, help=f"(default: {TARGET})")
-    parser.add_argument("--shots", type=int, default=16, help="training pictures a class (default: 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
-    parser.add_argument("--out", help="folder for the pool, the adapter and the report (default: a new one)")
+    parser.add_argument("--target", default=TARGET, help=f"one of {', '.join(NAMES)} (default: {TARGET})")
+    parser.add_argument("--shots", type=int, default=16, help="training examples a class (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of the shots, training and tuning (default: 0)")
+    parser.add_argument("--out", help="new folder for the adapter and the report (default: a temporary one)")
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Everything is computed here and now."""
-    training = replace(EXPERTS, seed=options.seed, init_seed=options.seed)
-    config = PiConfig(shots=options.shots, seed=options.seed, train=training)
-    if options.out and Path(options.out).exists():
-        raise ConfigError("a demo starts in a new folder", f"{options.out} exists", "Choose another --out.")
-    out = Path(options.out or tempfile.mkdtemp(prefix="pituning-demo-"))
-    torch.set_num_threads(1)  # a model this small is quicker on one
-    say("1/3 training a small picture-and-word model on 600 upright digits")
-    backbone = digit_backbone(options.seed)
-    say(f"2/3 training a pool of {len(TASKS) - 1} LoRA experts, all but {options.target!r}")
-    pool = Pool.create(out / "pool", init_seed=options.seed)
-    for name in TASKS:
-        if name != options.target:
-            task = digit_task(name)
-            expert = train_expert(backbone, task, training)
-            pool.add(expert, embed(backbone, expert, task))
-            say(f"    {name}: validation {task.metric} {expert.card.scores['validation']:.2f}")
-    say(f"3/3 π-Tuning {options.target!r} with {options.shots} pictures a class")
-    result = pi_tune(backbone, digit_task(options.target), pool, config)
-    folder, report = out / "adapter", out / "graph.html"
-    result.expert.save(folder)
-    draw(pool, report)
-    document = {**describe(result, config, folder), "report": str(report)}
-    return document, f"{as_text(result, folder)}\nreport: {report}"
+    """Everything but the model and the pool is computed here and now."""
+    if options.target not in NAMES:
+        fix = f"{did_you_mean(options.target, NAMES)}Choose one of them."
+        raise ConfigError(f"--target is one of {', '.join(NAMES)}", repr(options.target), fix)
+    recipe = read_recipe("ofa-mini")
+    config = PiConfig(
+        **recipe.mix,
+        shots=options.shots,
+        seed=options.seed,
+        train=TrainConfig(**recipe.train),
+        tune=TuneConfig(**recipe.tune),
+    )
+    somewhere = Path(tempfile.gettempdir()) / f"pituning-{secrets.token_hex(4)}" / options.target
+    out = Path(options.out) if options.out else somewhere
+    with _appearing(out) as scratch:
+        backbone, task, pool = load_backbone("ofa-mini"), mini_task(options.target), Pool(MINI20)
+        say(f"{task.name}: {len(task.sample(options.shots, options.seed).train)} training examples")
+        say(f"pool: experts of the other {len(pool) - 1} tasks of mini20, on {_told(backbone.model)}")
+        result = pi_tune(backbone, task, pool, config, progress=progress_wanted(options.json))
+        result.expert.save(scratch / "adapter")
+        folder, page = out / "adapter", out / "report.html"
+        again = f"pituning eval mini20/{task.name} --backbone ofa-mini --expert {shlex.quote(str(folder))}"
+        report = tune_report(backbone, task, pool, result, [options.command, again])
+        write_report(report, scratch / page.name)
+    document = {**describe(result, config, folder), "report": str(page)}
+    return document, f"{as_text(result, folder)}\nreport: {page}\nevaluate it again: {again}"
+
+
+def _told(model: Any) -> str:
+    return f"ofa-mini ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters)"
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder that appears at `out` when all is done, or not at all.
+
+    It is made beside it at once, so that a place that cannot be written is found before anything is computed.
+    """
+    if os.path.lexists(out):
+        raise ConfigError("a demo starts in a new folder", f"{out} exists", "Choose another --out.")
+    made = [folder for folder in out.parents if not folder.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        around = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise unwritable(out, error) from error
+    try:
+        scratch = around / out.name
+        scratch.mkdir()
+        yield scratch
+        try:
+            os.replace(scratch, out)
+        except OSError as error:
+            raise unwritable(out, error) from error
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
+        for folder in made:  # from the innermost; none that holds the result, or anything else
+            with suppress(OSError):
+                folder.rmdir()

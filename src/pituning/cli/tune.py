@@ -110,10 +110,12 @@ def describe(result: PiResult, config: PiConfig, out: Path) -> dict[str, Any]:
         "kept": result.kept,
         "neighbors": [{"name": n.name, "similarity": n.similarity} for n in result.neighbors],
         "refused": result.refused,
+        "start": result.start,
         "weights": result.weights,
         "best_neighbor": result.best_neighbor,
         "scores": result.scores,
         "validation": result.validation,
+        "decided_by": result.decided_by,
         "k": config.k,
         "shots": config.shots,
         "seed": config.seed,
@@ -138,9 +140,8 @@ def as_text(result: PiResult, out: Path) -> str:
         why = "The mixture did not validate better" if similar else "The pool has no expert to mix with"
         parts.append(f"{why}: the task's own expert was kept.")
     if result.validation:
-        losses = {name: -found["negative_loss"] for name, found in result.validation.items()}
-        told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-        parts.append(f"validation loss, which decided: {told}")
+        told = ", ".join(f"{name} {value:.4f}" for name, value in result.deciding.items())
+        parts.append(f"validation {result.decided_by}, which decided: {told}")
     if "relative_error" in result.mixture.card.recipe:
         parts.append(f"relative error of the rank cut: {result.mixture.card.recipe['relative_error']:.3f}")
     parts += [f"not considered: {reason}" for reason in result.refused.values()]

@@ -59,9 +59,15 @@ def stage_titles(result: PiResult) -> dict[str, str]:
         "base": "backbone alone",
         "expert": "the task's own expert",
         "neighbor": f"best neighbour alone ({result.best_neighbor})",
-        "init": "mixture before tuning",
+        "init": f"mixture before tuning ({_told_start(result)})",
         "pi": "π-Tuning (saved)" if result.kept == "mixture" else "the task's own expert (saved)",
     }
+
+
+def _told_start(result: PiResult) -> str:
+    if not result.start:
+        return "equal weights"
+    return f"mostly {result.start if result.start in {n.name for n in result.neighbors} else 'its own'}"
 
 
 def shown_examples(backbone: Backbone, task: Task, result: PiResult, seed: int) -> list[ExampleShown]:
@@ -123,6 +129,6 @@ def _summary(result: PiResult) -> list[str]:
     mixed = f"Mixed with the task's own expert: {told}." if told else "The pool had no expert to mix with."
     if not result.validation:
         return [mixed, "There was nothing to validate on: the mixture was kept unchecked."]
-    losses = {name: -found["negative_loss"] for name, found in result.validation.items()}
+    found, by = result.deciding, result.decided_by
     kept = "The mixture was kept" if result.kept == "mixture" else "The task's own expert was kept"
-    return [mixed, f"{kept}: validation loss {losses['mixture']:.4f}, own expert {losses['expert']:.4f}."]
+    return [mixed, f"{kept}: validation {by} {found['mixture']:.4f}, own expert {found['expert']:.4f}."]

@@ -28,6 +28,9 @@ class Asking:
     answer: str
 
 
+BARE = 0.75
+"""How often a sentence that does not answer is of the very event, without the asked role."""
+
 _OTHER_TELLS = {"yes": 0.4, "no": 0.75}
 """How often the other event has what is asked for, so that its mere presence tells little."""
 
@@ -123,7 +126,7 @@ def _unanswering(about: Frame, asked: str, rng: random.Random, words: Vocabulary
         if reversible(about):
             return swapped(about)
         return replace(about, patient=hidden) if hidden is not None else None
-    if rng.random() < 0.5:
+    if rng.random() < BARE:
         bare = without(about, asked)
         role = rng.choice([name for name in ("where", "when") if name != asked])
         return _fill(bare, role, rng, words)

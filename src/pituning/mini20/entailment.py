@@ -19,7 +19,7 @@ from pituning.mini20.meaning import follows
 QUANTIFIED, NEGATED = 0.05, 0.15
 """About how many pairs of three-way inference speak of all, some or none of a kind, and have a denial."""
 
-TWO_EVENTS = 0.35
+TWO_EVENTS = 0.2
 """How likely a premise of two-way inference tells another event too."""
 
 _TRIES = 12

@@ -26,11 +26,14 @@ from pituning.mini20.scenes import COMMON, COUNT, Scene, Thing, World, sample_lo
 SCENE = (3, COUNT[1])
 """Things in a picture: with two, half of all guesses are right."""
 
-PLAIN, DENYING = 0.3, 0.35
+PLAIN, DENYING = 0.25, 0.5
 """Shares of the RefCOCO+ expressions that name attributes and that deny one; the rest compare."""
 
 BY_LOOKS = 0.25
 """Share of the RefCOCOg expressions that describe at length instead of relating."""
+
+NEAREST = 0.25
+"""Share of those that relate which say what the thing is closest to, instead of on which side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +161,7 @@ def by_relation(scene: Scene, target: Thing, rng: Random) -> str | None:
     """
     if rng.random() < BY_LOOKS:
         return _at_length(scene, target, rng)
+    relations = _nearest if rng.random() < NEAREST else _sides
     phrases = list(phrases_of(target.look, most=3))
     rng.shuffle(phrases)
     anchors = [thing for thing in scene.things if thing is not target]
@@ -166,7 +170,7 @@ def by_relation(scene: Scene, target: Thing, rng: Random) -> str | None:
         group = phrase.those(scene)
         for anchor in anchors if len(group) >= 2 else ():
             names = unique_phrases(scene, anchor)
-            found = [] if anchor in group else list(_relations(group, target, anchor))
+            found = [] if anchor in group else list(relations(group, target, anchor))
             if names and found:
                 head, tail = (noun_phrase(p, rng, nouns=_LONG) for p in (phrase, rng.choice(names)))
                 return f"the {head} {rng.choice(_LINKS)}{rng.choice(found)} the {tail}"
@@ -177,14 +181,19 @@ _LONG = ("thing", "shape", "object")
 _LINKS = ("", "that is ", "which is ")
 
 
-def _relations(group: Sequence[Thing], target: Thing, anchor: Thing) -> Iterator[str]:
-    """The words that relate `target`, and certainly no other of `group`, to `anchor`."""
+def _sides(group: Sequence[Thing], target: Thing, anchor: Thing) -> Iterator[str]:
+    """On which side of `anchor` is `target`, and certainly no other of `group`."""
     others = [thing for thing in group if thing is not target]
     for relation, words in RELATIONS.items():
         if holds(target, relation, anchor) and not any(
             holds(other, relation, anchor) is not False for other in others
         ):
             yield words
+
+
+def _nearest(group: Sequence[Thing], target: Thing, anchor: Thing) -> Iterator[str]:
+    """Whether `target` is certainly closer to `anchor` than the rest of `group`."""
+    others = [thing for thing in group if thing is not target]
     if all(distance(target, anchor) + GAP <= distance(other, anchor) for other in others):
         yield "closest to"
 

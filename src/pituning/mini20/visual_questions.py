@@ -109,7 +109,7 @@ def _with(rng: Random, world: World, wanted: Sequence[tuple[Phrase, int]]) -> Sc
 
 def _existence(rng: Random, world: World) -> Question:
     """Whether a phrase of two or three attributes fits something; something else almost fits."""
-    phrase, look = two_or_three(rng, world)
+    phrase, look = _two_or_three(rng, world)
     answer = rng.choice(("yes", "no"))
     given = [near_miss(rng, look, phrase, world)] + [look] * (answer == "yes")
     scene = sample_scene(rng, given=given, world=world, avoid=phrase.fits, count=rng.randint(*COUNT))
@@ -117,7 +117,7 @@ def _existence(rng: Random, world: World) -> Question:
     return Question(scene=scene, text=text, answer=answer)
 
 
-def two_or_three(rng: Random, world: World) -> tuple[Phrase, Look]:
+def _two_or_three(rng: Random, world: World) -> tuple[Phrase, Look]:
     """A phrase of two or three attributes, and a look that it fits."""
     look = sample_look(rng, world)
     return about(look, rng.sample(tuple(ATTRIBUTES), rng.choice((2, 2, 3)))), look

@@ -7,20 +7,23 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from pituning.errors import ConfigError
 
 Setting = Literal["default", "paper"]
 
-# Added to every denominator. The default applies it after each embedding is divided by its mean, so that it
-# is relative; the official code applies it to raw values, where it decides the result when they are small.
+# Added to every denominator, as the official code does: on its raw values, where it decides the result when
+# they are small. The default has it, as a share of an embedding's mean, in every logarithm too.
 EPSILON = 1e-6
 
 # The default leaves out a component that is nowhere above this share of its embedding's mean: the rounding of
 # a gradient that is truly zero, such as that of a bias of the keys, to which softmax is blind (BitFit).
 ROUNDING = 1e-10
+
+# A component whose logarithms vary by less than this is flat; and a standardised one is at most so large.
+LEAST_DEVIATION, MOST_DEVIATIONS = 1e-3, 30.0
 
 # So many numbers, three times over, fit into the cache that the cores share; fewer cost more calls.
 CACHED = 1 << 18
@@ -29,6 +32,10 @@ CACHED = 1 << 18
 def similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, setting: Setting = "default") -> float:
     """Mean over components c of cos(a_c ⊘ (a_c + b_c), b_c ⊘ (a_c + b_c)); in [0, 1].
 
+    In the default setting, the logarithms of each component are first brought to mean 0 and deviation 1. The
+    raw values of some tasks vary less than those of others, and such a task is then the most alike to all: on
+    ofa-mini, the nearest of 14 of 17 tasks was captioning.
+
     Symmetric, 1 with itself and, in the default setting, unchanged when an embedding is multiplied by a
     positive constant. A component that is zero everywhere in either embedding (in the default setting, zero
     up to rounding) says nothing and is left out.
@@ -36,7 +43,7 @@ def similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, setting: Set
     Args:
         a: component name -> non-negative tensor, one number a parameter.
         b: the same components.
-        setting: "paper" uses the official absolute epsilon and does not rescale.
+        setting: "paper" uses the official absolute epsilon, and the values as they are.
 
     Raises:
         ConfigError: if the components differ, all are zero, or one holds a number that is negative or not
@@ -45,7 +52,7 @@ def similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, setting: Set
     Example:
         >>> a = {"w": torch.tensor([1.0, 4.0])}
         >>> round(similarity(a, {"w": torch.tensor([4.0, 1.0])}), 4), similarity(a, a)
-        (0.4706, 1.0)
+        (0.2658, 1.0)
     """
     return float(similarities(a, [b], setting=setting)[0])
 
@@ -60,21 +67,41 @@ def similarities(
         _check_values(other)
     if not others:
         return torch.zeros(0, dtype=torch.float64)
-    floor = ROUNDING if setting == "default" else 0.0
-    scale = _means([a, *others]) if setting == "default" else torch.ones(len(others) + 1, dtype=torch.float64)
+    means = _means([a, *others])
     total = torch.zeros(len(others), dtype=torch.float64)
     used = torch.zeros(len(others), dtype=torch.float64)
     for name in sorted(a):
-        mine = a[name].flatten().double() / scale[0]
-        theirs = torch.stack([other[name].flatten().double() for other in others]) / scale[1:, None]
-        denominator = mine + theirs + EPSILON
-        x, y = mine / denominator, theirs / denominator
-        norms = (x.square().sum(dim=1) * y.square().sum(dim=1)).sqrt()  # exact where x = y
-        known = (norms > 0) & (mine.max() > floor) & (theirs.amax(dim=1) > floor)
-        total += torch.where(known, (x * y).sum(dim=1) / norms.where(known, 1.0), 0.0)
+        values = torch.stack([e[name].flatten().double() for e in (a, *others)])
+        found, known = _cosines(_compared(values, means, setting))
+        total += found
         used += known
     _check_known(used)
     return (total / used).clamp(max=1.0)
+
+
+def _compared(
+    values: Float[Tensor, "n size"], means: Float[Tensor, " n"], setting: Setting
+) -> Float[Tensor, "n size"]:
+    """One component of several embeddings as it is compared; zeros where it says nothing."""
+    if setting == "paper":
+        return values
+    scaled = values / means[:, None].to(values.dtype)
+    logs = (scaled + EPSILON).log_()
+    deviation, mean = torch.std_mean(logs, dim=1, correction=0, keepdim=True)
+    logs = logs.sub_(mean).div_(deviation.clamp(min=LEAST_DEVIATION))
+    there = scaled.amax(dim=1, keepdim=True) > ROUNDING
+    return logs.clamp_(-MOST_DEVIATIONS, MOST_DEVIATIONS).exp_().mul_(there)
+
+
+def _cosines(values: Float[Tensor, "n size"]) -> tuple[Float[Tensor, " others"], Bool[Tensor, " others"]]:
+    """Of the first with each of the others, float64, 0 where one of both says nothing; and where not."""
+    mine, theirs = values[0], values[1:]
+    ratio = (mine + theirs).add_(EPSILON).reciprocal_()
+    x, y = mine * ratio, theirs * ratio
+    squares = [part.square().sum(dim=1, dtype=torch.float64) for part in (x, y)]
+    norms = (squares[0] * squares[1]).sqrt()  # exact where x = y
+    known = norms > 0
+    return torch.where(known, (x * y).sum(dim=1, dtype=torch.float64) / norms.where(known, 1.0), 0.0), known
 
 
 def all_similarities(
@@ -89,13 +116,11 @@ def all_similarities(
         _check_components(embeddings[0], embedding)
         _check_values(embedding)
     total, used = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, size)
-    scale = _means(embeddings) if setting == "default" else torch.ones(size, dtype=torch.float64)
-    floor, dtype = (ROUNDING, torch.float32) if setting == "default" else (0.0, torch.float64)
+    means = _means(embeddings)
+    dtype = torch.float32 if setting == "default" else torch.float64
     for name in sorted(embeddings[0]) if embeddings else ():
-        values = torch.stack(
-            [(e[name].flatten().double() / s).to(dtype) for e, s in zip(embeddings, scale, strict=True)]
-        )
-        there = values.amax(dim=1) > floor
+        raw = torch.stack([e[name].flatten().double() for e in embeddings])
+        values = _compared(raw, means, setting).to(dtype)
         block = max(1, CACHED // values.shape[1])
         for row in range(size - 1):
             one, square = values[row], values[row].square()
@@ -105,7 +130,7 @@ def all_similarities(
                 own = (ratio * ratio) @ square
                 theirs = others * ratio
                 norms = own.double().sqrt() * torch.linalg.vector_norm(theirs, dim=1).double()
-                known = (norms > 0) & there[row] & there[start : start + block]
+                known = norms > 0
                 both = (ratio.mul_(theirs) @ one).double()
                 total[row, start : start + block] += torch.where(known, both / norms.where(known, 1.0), 0.0)
                 used[row, start : start + block] += known
@@ -121,26 +146,21 @@ def flat_similarities(
     *,
     setting: Setting = "default",
 ) -> Float[np.ndarray, " others"]:
-    """`similarities` of embeddings whose components, of these sizes, lie one after another, unchecked."""
-    mine, theirs = a.astype(np.float64)[None], np.array(others, np.float64).reshape(len(others), a.size)
-    floor = 0.0
-    if setting == "default":
-        floor = ROUNDING
-        for values in (mine, theirs):
-            means = values.mean(axis=1, keepdims=True)
-            values /= np.where(means > 0, means, 1.0)
-    total, used, start = np.zeros(len(others)), np.zeros(len(others)), 0
-    for size in sizes:
-        one, other = mine[:, start : start + size], theirs[:, start : start + size]
-        start += size
-        ratio = 1 / (one + other + EPSILON)
-        x, y = one * ratio, other * ratio
-        norms = np.sqrt(np.einsum("ns,ns->n", x, x) * np.einsum("ns,ns->n", y, y))
-        known = (norms > 0) & (one.max() > floor) & (other.max(axis=1) > floor)
-        total += np.where(known, np.einsum("ns,ns->n", x, y) / np.where(known, norms, 1.0), 0.0)
+    """`similarities` of embeddings whose components, of these sizes, lie one after another, unchecked.
+
+    In the default setting from float32 values, to about 1e-6.
+    """
+    values = torch.from_numpy(np.array([a, *others]))
+    values = values if setting == "default" else values.double()
+    means = values.mean(dim=1, dtype=torch.float64)
+    means = means.where(means > 0, 1.0)
+    total, used = (torch.zeros(len(others), dtype=torch.float64) for _ in range(2))
+    for part in values.split(list(sizes), dim=1):
+        found, known = _cosines(_compared(part, means, setting))
+        total += found
         used += known
-    found: Float[np.ndarray, " others"] = total / used.clip(min=1.0)
-    return found
+    result: Float[np.ndarray, " others"] = (total / used.clamp(min=1.0)).numpy()
+    return result
 
 
 def _means(embeddings: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, " embeddings"]:

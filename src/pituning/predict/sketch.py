@@ -1,10 +1,10 @@
 """A sketch: 512 bytes of an embedding, to guess which embeddings are worth comparing exactly.
 
-With u = log a - log b, a / (a + b) is sigmoid(u): the similarity depends on the log ratio alone, and a
-constant added to u within a component hardly changes its cosine. So a sketch holds log values, each less the
-mean of its component, and two alike embeddings have sketches that are near as vectors. Three quarters of
-the variance in a component of real embeddings belong to whole rows and columns of the matrix: their effects
-and what is left of single numbers take turns.
+With u = log a - log b, a / (a + b) is sigmoid(u): the similarity depends on the log ratio alone. So a sketch
+holds log values, brought to mean 0 and deviation 1 in each component as the similarity does, and two alike
+embeddings have sketches that are near as vectors. Three quarters of the variance in a component of real
+embeddings belong to whole rows and columns of the matrix: their effects and what is left of single numbers
+take turns.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jaxtyping import Bool, Float, Float32, Int, Int8
 from torch import Tensor
 
 from pituning.predict.embedding import TaskEmbedding
-from pituning.predict.similarity import EPSILON, ROUNDING
+from pituning.predict.similarity import EPSILON, LEAST_DEVIATION, ROUNDING
 
 SIZE = 512
 
-# Log values lie within 8 of their component's mean (real ones have a standard deviation of 0.6 to 1.1).
+# Of what is further than 8 deviations from a component's mean, only that is held.
 STEP = 8 / 127
 UNKNOWN = -128  # the component is zero: the similarity leaves it out
 
@@ -60,7 +60,8 @@ def sketch(components: Mapping[str, Tensor]) -> Int8[np.ndarray, " size"]:
             found[mine] = UNKNOWN
             continue
         logs = np.log(scaled + np.float32(EPSILON))
-        effects = _effects(logs - logs.mean(), mine.size, index)
+        standard = (logs - logs.mean()) / max(float(logs.std()), LEAST_DEVIATION)
+        effects = _effects(standard, mine.size, index)
         found[mine] = np.clip(np.rint(effects / STEP), -127, 127)
     return found
 

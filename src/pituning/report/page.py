@@ -202,7 +202,7 @@ def _heatmap(report: Report, clusters: Clusters) -> str:
     drawn = heatmap_table(report.names, report.similarity, clusters)
     return (
         "<p>Mean over the adapter's tensors of cos(a ⊘ (a+b), b ⊘ (a+b)), where a and b are the Fisher "
-        "information of two experts: 1 is alike. Clusters stand side by side.</p>"
+        "information of two experts, standardised: 1 is alike. Clusters stand side by side.</p>"
         + _scrolling(drawn, "Similarity")
     )
 
