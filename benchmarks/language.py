@@ -57,7 +57,7 @@ def tune_targets(names: list[str]) -> None:
             file = RESULTS / f"{name}-seed{seed}.json"
             if file.exists():
                 continue
-            config = PiConfig(shots=16, seed=seed)
+            config = PiConfig(shots=16, seed=seed, start="uniform")
             document = one_run(backbone, load_task(DATA / name), pool, config, WORK / "alone")
             write(file, document)
             print(name, seed, document["scores"], document["kept"], flush=True)

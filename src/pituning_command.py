@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 VERBS = {
-    "demo": "show the whole method on one of twenty small tasks, offline, in about two minutes",
+    "demo": "show the whole method on one of twenty small tasks, offline, in a minute or two",
     "train": "train one expert for a task and put it, with its embedding, into a pool",
     "embed": "compute a task's Fisher embedding again",
     "predict": "rank the pool's experts by how much they should help a task",

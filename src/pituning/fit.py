@@ -113,7 +113,8 @@ class FitConfig:
 class Evaluation:
     """A validation result; the greater is the better: the one with the lower loss.
 
-    The score only informs: on a few dozen examples it moves in steps of several points.
+    While training, the score only informs: on a few dozen examples it moves in steps of several points.
+    Between experts whose answers are free-form it decides; see `recipe.merit`.
 
     Attributes:
         negative_loss: minus the mean loss, in nats.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pituning.backbones import Backbone
+from pituning.captions import JAVA, require_java
 from pituning.distributed import from_first
 from pituning.errors import ConfigError
 from pituning.expert import Expert, attach_expert
@@ -112,7 +114,7 @@ class PiResult:
             result). Empty where the task has no test split.
         validation: what decided, for the target's own expert and the mixture: the negative loss on the
             validation examples, and the score. Empty, and the mixture kept, where there are none.
-        decided_by: "loss", or the metric where answers are free-form; see `merit`.
+        decided_by: "loss", or the metric where answers are free-form and the scores differ; see `merit`.
     """
 
     task: str
@@ -164,6 +166,8 @@ def pi_tune(
         PituningError: for whatever the user can mend; see `pituning.errors`.
     """
     config, start = config or PiConfig(), time.monotonic()
+    if task.metric in JAVA:
+        require_java(task.metric)
     target = task.sample(config.shots, config.seed) if config.shots else task
     around, stage = Neighborhood.of(pool), _Stages(workdir, resume, progress)
 
@@ -188,17 +192,18 @@ def pi_tune(
     mixture = Mixture(
         backbone, experts, space=config.space, sharing=shared, train_experts=learnt, target=own.name
     )
-    equal = mixture.collapse(rank=config.rank)
-    found |= from_first(partial(validated, backbone, target, {EQUAL: equal}))
-    starts = [EQUAL, *(expert.name for expert in experts)]
-    begin = EQUAL if config.start == "uniform" else _best(task, found, starts)
+    begin = EQUAL
+    if config.start == "best":
+        found |= from_first(partial(validated, backbone, target, {EQUAL: mixture.collapse(rank=config.rank)}))
+        begin = _best(task, found, [EQUAL, *(expert.name for expert in experts)])
     mixture.start_at(_weights(mixture, begin, ALMOST) if begin != EQUAL else None)
     before = mixture.collapse(rank=config.rank)
     tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own validates at least as well.
     after = mixture.collapse(rank=config.rank)
-    validation = from_first(partial(validated, backbone, target, {"expert": own, "mixture": after}))
+    checked = from_first(partial(validated, backbone, target, {"mixture": after}))
+    validation = {"expert": found[own.name], **checked} if checked else {}
     mixed = bool(neighbors) and (
         not validation or merit(task, validation["mixture"]) > merit(task, validation["expert"])
     )
@@ -221,7 +226,7 @@ def pi_tune(
         best_neighbor=best,
         scores=from_first(partial(tested, backbone, task, stages, pool.init_seed)),
         validation={name: asdict(found) for name, found in validation.items()},
-        decided_by="loss" if task.candidates else task.metric,
+        decided_by=_decided_by(task, validation),
         seconds=time.monotonic() - start,
     )
 
@@ -237,7 +242,7 @@ def _neighbors(
 ) -> list[Neighbor]:
     """The k nearest; the last gives way to the best of those that follow, if that beats them and `own`."""
     best = _best(task, found, [own, *(neighbor.name for neighbor in near)])
-    later = [neighbor for neighbor in near[k:] if neighbor.name == best and found]
+    later = [neighbor for neighbor in near[k:] if neighbor.name == best]
     return [*near[: k - len(later)], *later]
 
 
@@ -273,7 +278,13 @@ def merit(task: Task, found: Evaluation) -> tuple[float, float]:
     There, an expert that was trained on much data is nearly right in a way that the loss, which asks for the
     very words or numbers, does not see. Where the scores are equal, the loss decides.
     """
-    return (found.score or 0.0 if not task.candidates else 0.0, found.negative_loss)
+    score = 0.0 if task.candidates or found.score is None else found.score
+    return (score, found.negative_loss if math.isfinite(found.negative_loss) else -math.inf)
+
+
+def _decided_by(task: Task, validation: Mapping[str, Evaluation]) -> str:
+    scores = {merit(task, found)[0] for found in validation.values()}
+    return task.metric if len(scores) > 1 else "loss"
 
 
 def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: int) -> dict[str, float]:

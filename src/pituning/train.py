@@ -163,8 +163,7 @@ def _attached(backbone: Backbone, adapter: PeftConfig, labels: Sequence[str], se
 def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[Example, ...]) -> Evaluation:
     """Score by the task's metric, and the mean loss in nats among the candidates.
 
-    Free-form answers are compared by their loss alone: writing them each epoch would cost more than
-    training.
+    Free-form answers have no score here: writing them each epoch would cost more than training.
     """
     model.eval()
     losses = torch.zeros(len(examples))

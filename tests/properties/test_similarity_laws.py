@@ -30,6 +30,12 @@ def embedding(shapes: list[tuple[int, ...]], seed: int) -> Embedding:
     }
 
 
+def normal(shapes: list[tuple[int, ...]], seed: int) -> Embedding:
+    """Standard normal numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    return {f"c{index}": torch.randn(shape, generator=generator) for index, shape in enumerate(shapes)}
+
+
 @settings(deadline=None, max_examples=50)
 @given(shapes, seeds, seeds, settings_)
 def test_similarity_is_symmetric(shapes: list[tuple[int, ...]], one: int, two: int, setting: Setting) -> None:
@@ -53,6 +59,19 @@ def test_similarity_is_unchanged_when_an_embedding_is_scaled(
     scaled = {name: tensor.double() * scale for name, tensor in a.items()}
     also = {name: tensor.double() * other for name, tensor in b.items()}
     assert similarity(scaled, also) == pytest.approx(similarity(a, b), rel=1e-9)
+
+
+@settings(deadline=None, max_examples=50)
+@given(shapes, seeds, seeds, st.floats(0.5, 2))
+def test_neither_level_nor_spread_of_a_component_matters(
+    shapes: list[tuple[int, ...]], one: int, two: int, power: float
+) -> None:
+    """On a logarithmic scale, where what is added to keep logarithms finite is small beside the values."""
+    a, b = (
+        {name: tensor.sin().exp() for name, tensor in normal(shapes, seed).items()} for seed in (one, two)
+    )
+    other = {name: 3 * tensor**power for name, tensor in a.items()}
+    assert similarity(other, b) == pytest.approx(similarity(a, b), abs=1e-3)
 
 
 @settings(deadline=None, max_examples=50)

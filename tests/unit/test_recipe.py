@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,14 +16,14 @@ from tiny import text_task
 from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
-from pituning.errors import PoolError, StaleEmbeddingError
+from pituning.errors import PoolError, StaleEmbeddingError, TrainingError
 from pituning.example import Example
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
 from pituning.methods import peft_config
 from pituning.neighborhood import Neighborhood, shared_modules
 from pituning.predict import Neighbor, embed
-from pituning.recipe import _neighbors, merit
+from pituning.recipe import _decided_by, _neighbors, merit
 from pituning.task import Task
 from pituning.train import evaluate, score, train_expert
 
@@ -119,7 +120,7 @@ def test_neither_test_labels_nor_undrawn_validation_examples_choose_anything(
 def test_the_mixture_is_kept_only_where_it_validates_better(
     mixture_loss: float, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = {"expert": 0.5, "mixture": mixture_loss}
+    losses = {"target:target": 0.5, "mixture": mixture_loss}
     found = lambda _, __, experts: {name: Evaluation(-losses.get(name, 0.7)) for name in experts}  # noqa: E731
     monkeypatch.setattr(recipe_module, "validated", found)
     result = pi_tune(backbone, target, pool, CONFIG)
@@ -155,6 +156,32 @@ def test_a_later_neighbour_must_do_better_than_all_before_it(
     assert [neighbor.name for neighbor in chosen] == expected.split()
 
 
+def test_a_run_with_another_start_is_not_gone_on_with(
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = lambda _, __, experts: {name: Evaluation(float(name == "text1")) for name in experts}  # noqa: E731
+    monkeypatch.setattr(recipe_module, "validated", found)
+    pi_tune(backbone, target, pool, replace(CONFIG, k=3), workdir=tmp_path)
+    again = replace(CONFIG, k=3, start="uniform")
+    with pytest.raises(TrainingError, match="is of another run"):
+        pi_tune(backbone, target, pool, again, workdir=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("start", ["best", "uniform"])
+def test_more_than_the_k_nearest_are_tried_but_in_the_papers_way(
+    start: Literal["best", "uniform"],
+    backbone: Backbone,
+    target: Task,
+    pool: Pool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nearest, _, farthest = pi_tune(backbone, target, pool, replace(CONFIG, k=3)).neighbors
+    found = lambda _, __, experts: {n: Evaluation(float(n == farthest.name)) for n in experts}  # noqa: E731
+    monkeypatch.setattr(recipe_module, "validated", found)
+    result = pi_tune(backbone, target, pool, replace(CONFIG, k=1, start=start))
+    assert result.neighbors == [farthest if start == "best" else nearest]
+
+
 def test_answers_of_a_list_are_judged_by_the_loss_and_free_ones_by_the_score(target: Task) -> None:
     example = Example(text_a="a", references=("b",))
     free = Task(name="free", modality="text", kind="text-generation", metric="chrf", train=(example,))
@@ -162,6 +189,10 @@ def test_answers_of_a_list_are_judged_by_the_loss_and_free_ones_by_the_score(tar
     assert max(sure, right, key=lambda found: merit(target, found)) is sure
     assert max(sure, right, key=lambda found: merit(free, found)) is right
     assert merit(free, sure) > merit(free, replace(sure, negative_loss=-1.1))
+    assert merit(target, Evaluation(float("nan"))) < merit(target, right)
+    assert _decided_by(free, {"expert": sure, "mixture": right}) == "chrf"
+    assert _decided_by(free, {"expert": sure, "mixture": replace(sure, negative_loss=-3.0)}) == "loss"
+    assert _decided_by(target, {"expert": sure, "mixture": right}) == "loss"
 
 
 def test_without_validation_examples_the_mixture_is_kept_and_nothing_is_claimed(

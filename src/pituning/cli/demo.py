@@ -36,7 +36,12 @@ TARGET = "refcoco"
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("--target", default=TARGET, help=f"one of {', '.join(NAMES)} (default: {TARGET})")
-    parser.add_argument("--shots", type=int, default=16, help="training examples a class (default: 16)")
+    parser.add_argument(
+        "--shots",
+        type=int,
+        default=16,
+        help="training examples a class, or in all without classes (default: 16)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the shots, training and tuning (default: 0)")
     parser.add_argument("--out", help="new folder for the adapter and the report (default: a temporary one)")
 

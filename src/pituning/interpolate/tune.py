@@ -71,6 +71,7 @@ def tune(
         return evaluate(backbone, mixture.mixed(), task, task.validation)
 
     digests = "".join(expert.digest for expert in mixture.experts)
+    start = f"{mixture.tensors.groups}{mixture.alpha.tolist()}"
     result = fit(
         mixture,
         mixture.parameter_groups(experts=config.learning_rate, weights=config.weight_learning_rate),
@@ -81,7 +82,7 @@ def tune(
         validate if task.validation else None,
         task.train,
         config,
-        key=f"{sorted(backbone.settings.items())}{task.fingerprint}{digests}{mixture.space}{mixture.tensors.groups}{mixture.alpha.requires_grad}",
+        key=f"{sorted(backbone.settings.items())}{task.fingerprint}{digests}{mixture.space}{start}{mixture.alpha.requires_grad}",
         workdir=workdir,
         resume=resume,
         progress=f"tune {task.name}" if progress else "",

@@ -27,13 +27,14 @@ SCENE = (3, COUNT[1])
 """Things in a picture: with two, half of all guesses are right."""
 
 PLAIN, DENYING = 0.25, 0.5
-"""Shares of the RefCOCO+ expressions that name attributes and that deny one; the rest compare."""
+"""How often RefCOCO+ tries to name attributes and to deny one; else it compares. Where a scene has no such
+words another is drawn, so 29 % name, 41 % deny."""
 
 BY_LOOKS = 0.25
-"""Share of the RefCOCOg expressions that describe at length instead of relating."""
+"""How often RefCOCOg tries to describe at length instead of relating."""
 
 NEAREST = 0.25
-"""Share of those that relate which say what the thing is closest to, instead of on which side."""
+"""How often, of those that relate, it tries to say what the thing is closest to instead of on which side."""
 
 
 @dataclass(frozen=True, kw_only=True)
