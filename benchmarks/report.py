@@ -188,8 +188,8 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
             f"{sum(gain > 0 for gain in gains)} of {len(gains)}, zero on {sum(g == 0 for g in gains)}; "
             f"neighbours without training over no adapter {untrained:+.2f} points.",
             "",
-            f"Versions: {runs[0]['versions']}. Commits when the results were written: "
-            f"{', '.join(sorted({run['commit'] for run in found}))}.",
+            f"{len(runs)} runs of {len(rows)} tasks. Versions: {runs[0]['versions']}.",
+            f"Commits when the results were written: {', '.join(sorted({run['commit'] for run in found}))}.",
             "",
         ]
     return lines

@@ -20,13 +20,13 @@ from pituning.train import score
 @pytest.mark.slow
 def test_the_demo_tunes_a_task_and_shows_how(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    outcome = call("demo", "--target", "caltech101", "--shots", 2, "--out", out, "--json")
+    outcome = call("demo", "--target", "rte", "--shots", 2, "--out", out, "--json")
     assert outcome.code == 0, outcome.err
     said = json.loads(outcome.out)
-    assert said["task"] == "caltech101"
+    assert said["task"] == "rte"
     assert said["scores"].keys() == {"base", "expert", "neighbor", "init", "pi"}
     assert len(said["neighbors"]) == 3
-    assert "caltech101" not in {neighbor["name"] for neighbor in said["neighbors"]}
+    assert "rte" not in {neighbor["name"] for neighbor in said["neighbors"]}
     assert sorted(path.name for path in tmp_path.rglob("*") if path.parent == out) == [
         "adapter",
         "report.html",
@@ -34,10 +34,10 @@ def test_the_demo_tunes_a_task_and_shows_how(tmp_path: Path) -> None:
     backbone, expert = load_backbone("ofa-mini"), Expert.load(out / "adapter")
     model = attach_expert(backbone, expert)
     assert isinstance(model, PeftModel)
-    assert score(backbone, model, mini_task("caltech101")) == pytest.approx(said["scores"]["pi"])
+    assert score(backbone, model, mini_task("rte")) == pytest.approx(said["scores"]["pi"])
     page = (out / "report.html").read_text()
     assert all(neighbor["name"] in page for neighbor in said["neighbors"])
-    assert "pituning demo --target caltech101" in page
+    assert "pituning demo --target rte" in page
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def claim(rng: Random, world: World = COMMON) -> Claim:
     Example:
         >>> found = claim(Random(2))
         >>> found.hypothesis, found.label in LABELS
-        ('the picture has a blue thing', True)
+        ('there is exactly one dotted yellow object', True)
     """
     form, label = rng.choice(_FORMS), rng.choice(LABELS)
     scene, hypothesis = form(rng, world, label)
