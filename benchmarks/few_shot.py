@@ -41,11 +41,18 @@ def one_run(backbone: Backbone, task: Task, pool: Pool, config: PiConfig, cache:
         "neighbors": [asdict(neighbor) for neighbor in result.neighbors],
         "weights": result.weights,
         "validation": result.validation,
-        "config": asdict(config),
+        "config": _told(config),
         "examples": {"train": len(few.train), "validation": len(few.validation), "test": len(task.test)},
         "seconds": time.monotonic() - start,
         **provenance(),
     }
+
+
+def _told(config: PiConfig) -> dict[str, Any]:
+    """As JSON; the file of a method without the folder that it lies in, which is this machine's."""
+    told = asdict(config)
+    told["train"]["method"] = Path(config.train.method).name
+    return told
 
 
 def _mixture(backbone: Backbone, task: Task, result: PiResult) -> float:
