@@ -51,7 +51,7 @@ def one_run(backbone: Backbone, task: Task, pool: Pool, config: PiConfig, cache:
 def _told(config: PiConfig) -> dict[str, Any]:
     """As JSON; the file of a method without the folder that it lies in, which is this machine's."""
     told = asdict(config)
-    told["train"]["method"] = Path(config.train.method).name
+    told["train"]["method"] = config.train.method and Path(config.train.method).name
     return told
 
 

@@ -179,7 +179,7 @@ def pi_tune(
     # 2. Predict: the tasks of the pool that are most like it.
     embedding = from_first(partial(embed, backbone, own, target, config.fisher, progress=progress))
     refused = around.refusals(own, embedding, config.space)
-    reach = config.k * (REACH if config.start == "best" else 1)
+    reach = config.k * (REACH if config.start == "best" and target.validation else 1)
     near = around.nearest(embedding, reach, space=config.space, without=refused)
     alone = {n.name: _alone(backbone, own, around.experts[n.name], config) for n in near}
     found = from_first(partial(validated, backbone, target, {own.name: own, **alone}))
@@ -196,8 +196,7 @@ def pi_tune(
     if config.start == "best":
         found |= from_first(partial(validated, backbone, target, {EQUAL: mixture.collapse(rank=config.rank)}))
         begin = _best(task, found, [EQUAL, *(expert.name for expert in experts)])
-    mixture.start_at(_weights(mixture, begin, ALMOST) if begin != EQUAL else None)
-    before = mixture.collapse(rank=config.rank)
+    before = mixture.start_at(_start(mixture, begin)).collapse(rank=config.rank)
     tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own validates at least as well.
@@ -253,10 +252,12 @@ def _best(task: Task, found: Mapping[str, Evaluation], names: Sequence[str]) -> 
     return next(iter(names), "")
 
 
-def _weights(mixture: Mixture, name: str, weight: float) -> dict[str, float]:
-    """This weight for one expert, and the rest for the others in equal parts."""
+def _start(mixture: Mixture, name: str) -> dict[str, float] | None:
+    """`ALMOST` for one expert, the rest for the others in equal parts; None of `EQUAL` or of one alone."""
     others = [expert.name for expert in mixture.experts if expert.name != name]
-    return {name: weight if others else 1.0, **dict.fromkeys(others, (1 - weight) / max(len(others), 1))}
+    if name == EQUAL or not others:
+        return None
+    return {name: ALMOST, **dict.fromkeys(others, (1 - ALMOST) / len(others))}
 
 
 def validated(backbone: Backbone, task: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
