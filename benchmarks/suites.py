@@ -25,10 +25,8 @@ from pituning.backbones import Backbone, load_backbone
 from pituning.building import build_pool
 from pituning.cli.recipes import Recipe, read_recipe
 from pituning.expert import attach_expert
-from pituning.interpolate import TuneConfig
 from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
-from pituning.recipe import PiConfig
 from pituning.task import Task, load_task
 from pituning.train import TrainConfig, score
 
@@ -78,13 +76,7 @@ def tune(
     file = options.results / f"{task.name}-seed{seed}.json"
     if file.exists():
         return
-    config = PiConfig(
-        **recipe.mix,
-        shots=SHOTS,
-        seed=seed,
-        train=TrainConfig(**recipe.train),
-        tune=TuneConfig(**recipe.tune),
-    )
+    config = recipe.config(shots=SHOTS, seed=seed)
     document = one_run(backbone, task, pool, config, options.work / "alone")
     write(file, document)
     scores = {key: round(value, 3) for key, value in document["scores"].items()}

@@ -77,11 +77,7 @@ class Expert:
             raise ExpertError(
                 "an expert is never overwritten", f"{target} exists", "Remove it or choose another folder."
             )
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        except OSError as error:
-            raise unwritable(target, error) from error
+        scratch = scratch_beside(target)
         try:
             self.write(scratch)
             scratch.chmod(0o755)
@@ -281,6 +277,19 @@ def library_versions() -> dict[str, str]:
         "transformers": transformers.__version__,
         "peft": peft.__version__,
     }
+
+
+def scratch_beside(target: Path) -> Path:
+    """A new hidden folder beside `target`, on the same disk, in which to make what is to appear there.
+
+    Raises:
+        ExpertError: if none can be made.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise unwritable(target, error) from error
 
 
 def unwritable(target: Path, error: OSError) -> ExpertError:

@@ -19,14 +19,12 @@ from pituning.cli.terminal import progress_wanted, say
 from pituning.cli.tune import as_text, describe
 from pituning.cli.tune_report import tune_report
 from pituning.errors import ConfigError
-from pituning.expert import unwritable
-from pituning.interpolate import TuneConfig
+from pituning.expert import scratch_beside, unwritable
 from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
-from pituning.recipe import PiConfig, pi_tune
+from pituning.recipe import pi_tune
 from pituning.report import write_report
 from pituning.spelling import did_you_mean
-from pituning.train import TrainConfig
 from pituning.weights import MINI20
 
 EXAMPLE = "pituning demo --target eurosat"
@@ -51,14 +49,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if options.target not in NAMES:
         fix = f"{did_you_mean(options.target, NAMES)}Choose one of them."
         raise ConfigError(f"--target is one of {', '.join(NAMES)}", repr(options.target), fix)
-    recipe = read_recipe("ofa-mini")
-    config = PiConfig(
-        **recipe.mix,
-        shots=options.shots,
-        seed=options.seed,
-        train=TrainConfig(**recipe.train),
-        tune=TuneConfig(**recipe.tune),
-    )
+    config = read_recipe("ofa-mini").config(shots=options.shots, seed=options.seed)
     somewhere = Path(tempfile.gettempdir()) / f"pituning-{secrets.token_hex(4)}" / options.target
     out = Path(options.out) if options.out else somewhere
     with _appearing(out) as scratch:
@@ -88,11 +79,7 @@ def _appearing(out: Path) -> Iterator[Path]:
     if os.path.lexists(out):
         raise ConfigError("a demo starts in a new folder", f"{out} exists", "Choose another --out.")
     made = [folder for folder in out.parents if not folder.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        around = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise unwritable(out, error) from error
+    around = scratch_beside(out)
     try:
         scratch = around / out.name
         scratch.mkdir()
