@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
 SEEDS = [0, 1, 2]
 SHOTS = 16
-EPOCHS = 8  # of an expert of the pool
+POOL = {"epochs": 8, "learning_rate": 2e-3}  # of the pool's experts, which have much data
 LARGEST_TEST = 500  # examples of a real task's test split, the first by hash
 
 
@@ -105,7 +105,7 @@ def main() -> None:
     pool = Pool.create(options.work / "pool")
     if options.stage == "pool":
         for name in options.only or makers:
-            config = replace(TrainConfig(**recipe.train), epochs=EPOCHS)
+            config = replace(TrainConfig(**recipe.train), **POOL)
             build_pool(pool, backbone, [makers[name]()], config)
             print(name, pool.get(name).card.scores, flush=True)
     elif options.stage == "full":

@@ -163,6 +163,7 @@ def fit(
     workdir: Path | None = None,
     resume: bool = False,
     progress: str = "",
+    untrained: bool = True,
 ) -> FitResult:
     """Minimise the mean nll with AdamW; leave the best validated state in `module`.
 
@@ -181,6 +182,7 @@ def fit(
         workdir: where a checkpoint is kept after every epoch; None keeps none.
         resume: go on from the checkpoint, where there is one. The result is that of an uninterrupted run.
         progress: title of the progress bar; empty shows none.
+        untrained: whether the state before training may be the best.
 
     Raises:
         TrainingError: if a loss or a gradient is not finite, the checkpoint cannot be written, or it is of
@@ -200,7 +202,7 @@ def fit(
         if stored:
             state = _apply(*stored, module, optimizer)
         else:
-            state.best = from_first(evaluate) if evaluate else None
+            state.best = from_first(evaluate) if evaluate and (untrained or not config.epochs) else None
             state.best_tensors = _trainable(module)
             if file:  # a folder that cannot be written is found before anything is trained
                 from_first(partial(_save, file, module, optimizer, state, key))

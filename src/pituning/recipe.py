@@ -28,10 +28,13 @@ from pituning.train import TrainConfig, evaluate, score, train_expert
 
 Start = Literal["best", "uniform"]
 
-# So many times k of the nearest are tried as they are on the validation examples.
-REACH = 3
+# So many times k of the nearest are tried as the start of the mixture, each with a short tuning of so many
+# epochs on at most so many examples.
+REACH = 2
+TRIAL_EPOCHS = 2
+TRIAL_EXAMPLES = 512
 
-# Where a mixture starts almost at one expert, that one's weight: with 1, the others would never get any.
+# Where a mixture starts almost at one neighbour, that one's weight: with 1, the others would never get any.
 ALMOST = 0.9
 
 EQUAL = ""  # the name of the start with equal weights
@@ -56,8 +59,8 @@ class PiConfig:
     start: Start = field(
         default="best",
         metadata={
-            "help": "uniform mixes the k nearest and begins with equal weights, as the paper does; best also "
-            "tries the next 2k, and begins almost at one expert if that validates better"
+            "help": "uniform mixes the k nearest and begins with equal weights, as the paper does; best "
+            "also tries almost each of the 2k nearest in a short tuning, and begins at what validates best"
         },
     )
     freeze_experts: bool = field(default=False, metadata={"help": "learn the weights alone"})
@@ -103,7 +106,7 @@ class PiResult:
         similarity: of all pairs of the target (under its own expert's name) and those that could be its
             neighbours.
         refused: expert -> why it could not be a neighbour.
-        start: the expert that the mixture was almost equal to before it was tuned; "" of equal weights.
+        start: the neighbour that the mixture was almost equal to before it was tuned; "" of equal weights.
         weights: expert -> its weight in the tuned mixture, averaged over the groups.
         weights_by_group: what shares one weight vector (a module, unless `sharing` is another) -> expert ->
             its weight.
@@ -179,24 +182,20 @@ def pi_tune(
     # 2. Predict: the tasks of the pool that are most like it.
     embedding = from_first(partial(embed, backbone, own, target, config.fisher, progress=progress))
     refused = around.refusals(own, embedding, config.space)
-    reach = config.k * (REACH if config.start == "best" and target.validation else 1)
+    trying = config.start == "best" and bool(target.validation)
+    reach = config.k * (REACH if trying else 1)
     near = around.nearest(embedding, reach, space=config.space, without=refused)
-    alone = {n.name: _alone(backbone, own, around.experts[n.name], config) for n in near}
+    begin = EQUAL
+    if trying and near:
+        begin = _begin(backbone, own, around.experts, near, _first(target), config, progress=progress)
+    neighbors = _neighbors(near, begin, config.k)
+    alone = {n.name: _alone(backbone, own, around.experts[n.name], config) for n in neighbors}
     found = from_first(partial(validated, backbone, target, {own.name: own, **alone}))
-    neighbors = _neighbors(task, near, found, own.name, config.k)
-    best = _best(task, found, [neighbor.name for neighbor in neighbors])
+    best = _best(task, {name: found[name] for name in alone if name in found}) or next(iter(alone), "")
 
     # 3. Interpolate: learn the weights and the experts on the target.
-    experts = [own, *(around.experts[neighbor.name] for neighbor in neighbors)]
-    learnt, shared = not config.freeze_experts, config.sharing
-    mixture = Mixture(
-        backbone, experts, space=config.space, sharing=shared, train_experts=learnt, target=own.name
-    )
-    begin = EQUAL
-    if config.start == "best":
-        found |= from_first(partial(validated, backbone, target, {EQUAL: mixture.collapse(rank=config.rank)}))
-        begin = _best(task, found, [EQUAL, *(expert.name for expert in experts)])
-    before = mixture.start_at(_start(mixture, begin)).collapse(rank=config.rank)
+    mixture = _mixture(backbone, own, [around.experts[n.name] for n in neighbors], begin, config)
+    before = mixture.collapse(rank=config.rank)
     tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own validates at least as well.
@@ -230,34 +229,75 @@ def pi_tune(
     )
 
 
+def _mixture(
+    backbone: Backbone, own: Expert, others: Sequence[Expert], begin: str, config: PiConfig
+) -> Mixture:
+    """The target's own expert and others, with equal weights or almost at the one named."""
+    mixture = Mixture(
+        backbone,
+        [own, *others],
+        space=config.space,
+        sharing=config.sharing,
+        train_experts=not config.freeze_experts,
+        target=own.name,
+    )
+    if begin == EQUAL:
+        return mixture
+    rest = (1 - ALMOST) / len(others)
+    weights = {expert.name: ALMOST if expert.name == begin else rest for expert in mixture.experts}
+    return mixture.start_at(weights)
+
+
 def _alone(backbone: Backbone, own: Expert, other: Expert, config: PiConfig) -> Expert:
     """Another expert as it is, under the head of the target's own where there is one."""
     pair = Mixture(backbone, [own, other], space=config.space, target=own.name)
     return pair.start_at({own.name: 0.0, other.name: 1.0}).collapse(rank=config.rank)
 
 
-def _neighbors(
-    task: Task, near: Sequence[Neighbor], found: Mapping[str, Evaluation], own: str, k: int
-) -> list[Neighbor]:
-    """The k nearest; the last gives way to the best of those that follow, if that beats them and `own`."""
-    best = _best(task, found, [own, *(neighbor.name for neighbor in near)])
-    later = [neighbor for neighbor in near[k:] if neighbor.name == best]
+def _first(task: Task) -> Task:
+    """The task with as many examples as a trial takes, the first by hash."""
+    train, validation = (
+        tuple(sorted(examples, key=lambda example: example.digest)[:TRIAL_EXAMPLES])
+        for examples in (task.train, task.validation)
+    )
+    return replace(task, train=train, validation=validation)
+
+
+def _begin(
+    backbone: Backbone,
+    own: Expert,
+    experts: Mapping[str, Expert],
+    near: Sequence[Neighbor],
+    task: Task,
+    config: PiConfig,
+    *,
+    progress: bool,
+) -> str:
+    """Of equal weights and almost each neighbour, where a short tuning validates best.
+
+    What an expert answers as it is does not tell: one for another wording of the same question may be wrong
+    in all it says and right after a few steps.
+    """
+    short = replace(config.tune, seed=config.seed, epochs=min(TRIAL_EPOCHS, config.tune.epochs))
+    found: dict[str, Evaluation] = {}
+    for begin in (EQUAL, *(neighbor.name for neighbor in near)):
+        others = [experts[neighbor.name] for neighbor in _neighbors(near, begin, config.k)]
+        mixture = _mixture(backbone, own, others, begin, config)
+        tune(mixture, task, short, progress=progress)
+        tried = {begin: mixture.collapse(rank=config.rank)}
+        found |= from_first(partial(validated, backbone, task, tried))
+    return _best(task, found)
+
+
+def _neighbors(near: Sequence[Neighbor], begin: str, k: int) -> list[Neighbor]:
+    """The k nearest; the last gives way to the one to begin at, if that is none of them."""
+    later = [neighbor for neighbor in near[k:] if neighbor.name == begin]
     return [*near[: k - len(later)], *later]
 
 
-def _best(task: Task, found: Mapping[str, Evaluation], names: Sequence[str]) -> str:
-    """The one of most merit; the first where nothing was found, "" where there is none."""
-    if found and names:
-        return max(names, key=lambda name: merit(task, found[name]))
-    return next(iter(names), "")
-
-
-def _start(mixture: Mixture, name: str) -> dict[str, float] | None:
-    """`ALMOST` for one expert, the rest for the others in equal parts; None of `EQUAL` or of one alone."""
-    others = [expert.name for expert in mixture.experts if expert.name != name]
-    if name == EQUAL or not others:
-        return None
-    return {name: ALMOST, **dict.fromkeys(others, (1 - ALMOST) / len(others))}
+def _best(task: Task, found: Mapping[str, Evaluation]) -> str:
+    """The one of most merit, the first of equals; "" where there is none."""
+    return max(found, key=lambda name: merit(task, found[name]), default="")
 
 
 def validated(backbone: Backbone, task: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:

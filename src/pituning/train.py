@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from peft import PeftConfig, PeftModel
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from pituning.backbones import Backbone
 from pituning.backbones.base import batches_by_length
@@ -31,6 +33,8 @@ from pituning.task import Example, Task
 # Rates at which small sets train well within ten epochs; methods with few parameters need larger ones.
 LEARNING_RATES = {"LORA": 1e-3, "PROMPT_TUNING": 3e-2, "PREFIX_TUNING": 1e-2, "IA3": 1e-2, "VERA": 1e-2}
 OTHER_LEARNING_RATE = 2e-3
+
+TEMPERATURES = [2 ** (half / 2) for half in range(41)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +123,7 @@ def train_expert(
         workdir=workdir,
         resume=resume,
         progress=f"train {task.name}" if progress else "",
+        untrained=False,  # an expert that has learnt nothing would say nothing about its task
     )
     validation = result.best.score if result.best else None
     card = ExpertCard(
@@ -161,27 +166,35 @@ def _attached(backbone: Backbone, adapter: PeftConfig, labels: Sequence[str], se
 
 
 def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[Example, ...]) -> Evaluation:
-    """Score by the task's metric, and the mean loss in nats among the candidates.
+    """Score by the task's metric, and the mean loss in nats: among the candidates, see `calibrated_loss`.
 
     Free-form answers have no score here: writing them each epoch would cost more than training.
     """
     model.eval()
     losses = torch.zeros(len(examples))
-    predictions = [""] * len(examples)
+    likelihoods = torch.zeros(len(examples), len(task.candidates))
     with torch.no_grad():
         for rows in batches_by_length(examples, 32):
             chunk = [examples[row] for row in rows]
-            if not task.candidates:
+            if task.candidates:
+                likelihoods[rows] = backbone.log_likelihoods(model, chunk, task).float().cpu()
+            else:
                 losses[rows] = backbone.nll(model, backbone.collate(chunk, task)).float().cpu()
-                continue
-            likelihoods = backbone.log_likelihoods(model, chunk, task).log_softmax(dim=1).float().cpu()
-            gold = [task.answer_index(example) for example in chunk]
-            losses[rows] = -likelihoods[range(len(rows)), gold]
-            for row, best in zip(rows, likelihoods.argmax(dim=1).tolist(), strict=True):
-                predictions[row] = task.candidates[best]
-    loss = float(losses.mean())
-    score = task.score(predictions, examples) if task.candidates else None
-    return Evaluation(-loss, score)
+    if not task.candidates:
+        return Evaluation(-float(losses.mean()))
+    predictions = [task.candidates[best] for best in likelihoods.argmax(dim=1).tolist()]
+    gold = torch.tensor([task.answer_index(example) for example in examples])
+    return Evaluation(-calibrated_loss(likelihoods, gold), task.score(predictions, examples))
+
+
+def calibrated_loss(likelihoods: Float[Tensor, "examples candidates"], gold: Tensor) -> float:
+    """Mean cross-entropy at the temperature, of 1 and more, at which it is least (Guo et al., 2017).
+
+    A temperature changes no answer. Without it, an expert of much data that is sure of itself on a new task
+    looks worse than one that knows nothing; with it, none is worse than the logarithm of the candidates.
+    """
+    losses = [cross_entropy(likelihoods / temperature, gold) for temperature in TEMPERATURES]
+    return float(torch.stack(losses).min())
 
 
 def score(backbone: Backbone, model: nn.Module, task: Task, split: str = "test") -> float:
