@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +13,7 @@ from pituning.backbones import Backbone
 from pituning.captions import JAVA, require_java
 from pituning.distributed import from_first
 from pituning.errors import ConfigError
-from pituning.expert import Expert, attach_expert
+from pituning.expert import Expert
 from pituning.fit import Evaluation
 from pituning.interpolate import Mixture, TuneConfig, tune
 from pituning.interpolate.compatible import Space
@@ -22,9 +21,9 @@ from pituning.interpolate.weights import Sharing
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, Neighbor, embed
-from pituning.seed import isolated_seed
+from pituning.selection import best_of, decided_by, merit, tested, validated
 from pituning.task import Task
-from pituning.train import TrainConfig, evaluate, score, train_expert
+from pituning.train import TrainConfig, train_expert
 
 Start = Literal["best", "uniform"]
 
@@ -37,7 +36,8 @@ TRIAL_EXAMPLES = 512
 # Where a mixture starts almost at one neighbour, that one's weight: with 1, the others would never get any.
 ALMOST = 0.9
 
-EQUAL = ""  # the name of the start with equal weights
+# Among the names of experts, which are never empty: the start with equal weights, and the tuned mixture.
+EQUAL = MIXTURE = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,28 +185,25 @@ def pi_tune(
     trying = config.start == "best" and bool(target.validation)
     reach = config.k * (REACH if trying else 1)
     near = around.nearest(embedding, reach, space=config.space, without=refused)
-    begin = EQUAL
-    if trying and near:
-        begin = _begin(backbone, own, around.experts, near, _first(target), config, progress=progress)
-    neighbors = _neighbors(near, begin, config.k)
-    alone = {n.name: _alone(backbone, own, around.experts[n.name], config) for n in neighbors}
-    found = from_first(partial(validated, backbone, target, {own.name: own, **alone}))
-    best = _best(task, {name: found[name] for name in alone if name in found}) or next(iter(alone), "")
+    mixing = _Mixing(backbone, own, around.experts, config)
+    begin = mixing.begin(near, target, progress=progress) if trying and near else EQUAL
+    neighbors = mixing.neighbors(near, begin)
 
     # 3. Interpolate: learn the weights and the experts on the target.
-    mixture = _mixture(backbone, own, [around.experts[n.name] for n in neighbors], begin, config)
+    mixture = mixing.mixture(neighbors, begin)
     before = mixture.collapse(rank=config.rank)
     tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own validates at least as well.
     after = mixture.collapse(rank=config.rank)
-    checked = from_first(partial(validated, backbone, target, {"mixture": after}))
-    validation = {"expert": found[own.name], **checked} if checked else {}
-    mixed = bool(neighbors) and (
-        not validation or merit(task, validation["mixture"]) > merit(task, validation["expert"])
-    )
+    alone = {neighbor.name: mixing.alone(neighbor.name) for neighbor in neighbors}
+    candidates = {**alone, own.name: own, MIXTURE: after}
+    found = from_first(partial(validated, backbone, target, candidates))
+    best = best_of(task, {name: found[name] for name in alone if found}) or next(iter(alone), "")
+    mixed = bool(neighbors) and (not found or merit(task, found[MIXTURE]) > merit(task, found[own.name]))
     kept = after if mixed else own
     stages = {"expert": own, **({"neighbor": alone[best]} if best else {}), "init": before, "pi": kept}
+    validation = {"expert": found[own.name], "mixture": found[MIXTURE]} if found else {}
     return PiResult(
         task=task.name,
         metric=task.metric,
@@ -224,122 +221,72 @@ def pi_tune(
         best_neighbor=best,
         scores=from_first(partial(tested, backbone, task, stages, pool.init_seed)),
         validation={name: asdict(found) for name, found in validation.items()},
-        decided_by=_decided_by(task, validation),
+        decided_by=decided_by(task, validation),
         seconds=time.monotonic() - start,
     )
 
 
-def _mixture(
-    backbone: Backbone, own: Expert, others: Sequence[Expert], begin: str, config: PiConfig
-) -> Mixture:
-    """The target's own expert and others, with equal weights or almost at the one named."""
-    mixture = Mixture(
-        backbone,
-        [own, *others],
-        space=config.space,
-        sharing=config.sharing,
-        train_experts=not config.freeze_experts,
-        target=own.name,
-    )
-    if begin == EQUAL:
-        return mixture
-    rest = (1 - ALMOST) / len(others)
-    weights = {expert.name: ALMOST if expert.name == begin else rest for expert in mixture.experts}
-    return mixture.start_at(weights)
+@dataclass(frozen=True)
+class _Mixing:
+    """The target's own expert and those of the pool, as the configuration mixes them."""
+
+    backbone: Backbone
+    own: Expert
+    pool: Mapping[str, Expert]
+    config: PiConfig
+
+    def mixture(self, neighbors: Sequence[Neighbor], begin: str) -> Mixture:
+        """With equal weights, or almost at one neighbour."""
+        mixture = Mixture(
+            self.backbone,
+            [self.own, *(self.pool[neighbor.name] for neighbor in neighbors)],
+            space=self.config.space,
+            sharing=self.config.sharing,
+            train_experts=not self.config.freeze_experts,
+            target=self.own.name,
+        )
+        if begin == EQUAL:
+            return mixture
+        rest = (1 - ALMOST) / len(neighbors)
+        return mixture.start_at({e.name: ALMOST if e.name == begin else rest for e in mixture.experts})
+
+    def alone(self, name: str) -> Expert:
+        """A neighbour as it is, under the head of the target's own where there is one."""
+        pair = Mixture(
+            self.backbone, [self.own, self.pool[name]], space=self.config.space, target=self.own.name
+        )
+        return pair.start_at({self.own.name: 0.0, name: 1.0}).collapse(rank=self.config.rank)
+
+    def neighbors(self, near: Sequence[Neighbor], begin: str) -> list[Neighbor]:
+        """The k nearest; the last gives way to the one to begin at, if that is none of them."""
+        k = self.config.k
+        later = [neighbor for neighbor in near[k:] if neighbor.name == begin]
+        return [*near[: k - len(later)], *later]
+
+    def begin(self, near: Sequence[Neighbor], task: Task, *, progress: bool) -> str:
+        """Of equal weights and almost each of `near`, where a short tuning validates best.
+
+        What an expert answers as it is does not tell: one for another wording of the same question may be
+        wrong in all it says, and right after a few steps.
+        """
+        tuning = self.config.tune
+        short = replace(tuning, seed=self.config.seed, epochs=min(TRIAL_EPOCHS, tuning.epochs))
+        few, found = _first(task, TRIAL_EXAMPLES), dict[str, Evaluation]()
+        for begin in (EQUAL, *(neighbor.name for neighbor in near)):
+            mixture = self.mixture(self.neighbors(near, begin), begin)
+            tune(mixture, few, short, progress=progress)
+            tried = {begin: mixture.collapse(rank=self.config.rank)}
+            found |= from_first(partial(validated, self.backbone, few, tried))
+        return best_of(task, found)
 
 
-def _alone(backbone: Backbone, own: Expert, other: Expert, config: PiConfig) -> Expert:
-    """Another expert as it is, under the head of the target's own where there is one."""
-    pair = Mixture(backbone, [own, other], space=config.space, target=own.name)
-    return pair.start_at({own.name: 0.0, other.name: 1.0}).collapse(rank=config.rank)
-
-
-def _first(task: Task) -> Task:
-    """The task with as many examples as a trial takes, the first by hash."""
+def _first(task: Task, count: int) -> Task:
+    """The task with at most so many examples to train and to validate on, the first by hash."""
     train, validation = (
-        tuple(sorted(examples, key=lambda example: example.digest)[:TRIAL_EXAMPLES])
+        tuple(sorted(examples, key=lambda example: example.digest)[:count])
         for examples in (task.train, task.validation)
     )
     return replace(task, train=train, validation=validation)
-
-
-def _begin(
-    backbone: Backbone,
-    own: Expert,
-    experts: Mapping[str, Expert],
-    near: Sequence[Neighbor],
-    task: Task,
-    config: PiConfig,
-    *,
-    progress: bool,
-) -> str:
-    """Of equal weights and almost each neighbour, where a short tuning validates best.
-
-    What an expert answers as it is does not tell: one for another wording of the same question may be wrong
-    in all it says and right after a few steps.
-    """
-    short = replace(config.tune, seed=config.seed, epochs=min(TRIAL_EPOCHS, config.tune.epochs))
-    found: dict[str, Evaluation] = {}
-    for begin in (EQUAL, *(neighbor.name for neighbor in near)):
-        others = [experts[neighbor.name] for neighbor in _neighbors(near, begin, config.k)]
-        mixture = _mixture(backbone, own, others, begin, config)
-        tune(mixture, task, short, progress=progress)
-        tried = {begin: mixture.collapse(rank=config.rank)}
-        found |= from_first(partial(validated, backbone, task, tried))
-    return _best(task, found)
-
-
-def _neighbors(near: Sequence[Neighbor], begin: str, k: int) -> list[Neighbor]:
-    """The k nearest; the last gives way to the one to begin at, if that is none of them."""
-    later = [neighbor for neighbor in near[k:] if neighbor.name == begin]
-    return [*near[: k - len(later)], *later]
-
-
-def _best(task: Task, found: Mapping[str, Evaluation]) -> str:
-    """The one of most merit, the first of equals; "" where there is none."""
-    return max(found, key=lambda name: merit(task, found[name]), default="")
-
-
-def validated(backbone: Backbone, task: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
-    """Each expert on the validation examples, free-form answers generated; empty where there are none."""
-    if not task.validation:
-        return {}
-    found = {}
-    for name, expert in experts.items():
-        model = attach_expert(backbone, expert)
-        found[name] = evaluate(backbone, model, task, task.validation)
-        if found[name].score is None:
-            found[name] = replace(found[name], score=score(backbone, model, task, "validation"))
-    return found
-
-
-def merit(task: Task, found: Evaluation) -> tuple[float, float]:
-    """What decides between two experts, the greater the better: the loss, or of free-form answers the score.
-
-    There, an expert that was trained on much data is nearly right in a way that the loss, which asks for the
-    very words or numbers, does not see. Where the scores are equal, the loss decides.
-    """
-    score = 0.0 if task.candidates or found.score is None else found.score
-    return (score, found.negative_loss if math.isfinite(found.negative_loss) else -math.inf)
-
-
-def _decided_by(task: Task, validation: Mapping[str, Evaluation]) -> str:
-    scores = {merit(task, found)[0] for found in validation.values()}
-    return task.metric if len(scores) > 1 else "loss"
-
-
-def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: int) -> dict[str, float]:
-    """The metric on the test split, for the bare backbone (a head is drawn from `seed`) and each stage."""
-    if not task.test:
-        return {}
-    with isolated_seed(seed):
-        scores = {"base": score(backbone, backbone.fresh_module(task.candidates), task)}
-    known: dict[int, float] = {}
-    for stage, expert in stages.items():
-        if id(expert) not in known:
-            known[id(expert)] = score(backbone, attach_expert(backbone, expert), task)
-        scores[stage] = known[id(expert)]
-    return scores
 
 
 @dataclass(frozen=True)

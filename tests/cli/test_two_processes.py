@@ -77,16 +77,18 @@ def test_two_processes_train_the_expert_of_one(
     assert call("pool", "verify", tmp_path / "two").code == 0
 
 
-def test_two_processes_tune_the_adapter_of_one(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("checked", [False, True])
+def test_two_processes_tune_the_adapter_of_one(checked: bool, world: World, tmp_path: Path) -> None:
     task = write_task(tmp_path / "tasks" / "target", seed=3)
-    (task / "validation.jsonl").unlink()  # the last state is kept, whatever it is like
+    if not checked:
+        (task / "validation.jsonl").unlink()  # the last state is kept, whatever it is like
     before = tree(world.root)
     fixed = ("tune", task, "--backbone", world.backbone, "--pool", world.pool, "-k", 2, *UNEVEN)
     fixed += ("--expert-epochs", 2, "--expert-batch-size", 5, "--learning-rate", 0.01, "--out")
     one, two = call(*fixed, tmp_path / "one"), together(ACCELERATE, *fixed, tmp_path / "two")
     assert (two.code, two.err) == (0, "")
-    assert two.document["kept"] == "mixture"
-    for key in ("neighbors", "weights", "scores"):
+    assert checked or two.document["kept"] == "mixture"
+    for key in ("kept", "neighbors", "weights", "scores", "validation"):
         assert json.dumps(rounded(two.document[key])) == json.dumps(rounded(one.document[key])), key
     assert max(two.document["weights"].values()) > 0.34  # not where they started
     assert_same_adapter(tmp_path / "one", tmp_path / "two")

@@ -26,7 +26,8 @@ from pituning.interpolate import Mixture, TuneResult, tune
 from pituning.methods import peft_config
 from pituning.neighborhood import Neighborhood, shared_modules
 from pituning.predict import Neighbor, embed
-from pituning.recipe import _decided_by, _neighbors, merit
+from pituning.recipe import _Mixing
+from pituning.selection import decided_by, merit
 from pituning.task import Task
 from pituning.train import calibrated_loss, evaluate, score, train_expert
 
@@ -123,7 +124,7 @@ def test_neither_test_labels_nor_undrawn_validation_examples_choose_anything(
 def test_the_mixture_is_kept_only_where_it_validates_better(
     mixture_loss: float, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = {"target:target": 0.5, "mixture": mixture_loss}
+    losses = {"target:target": 0.5, "": mixture_loss}
     found = lambda _, __, experts: {name: Evaluation(-losses.get(name, 0.7)) for name in experts}  # noqa: E731
     monkeypatch.setattr(recipe_module, "validated", found)
     result = pi_tune(backbone, target, pool, CONFIG)
@@ -150,9 +151,12 @@ def test_the_mixture_starts_where_it_validates_best(
 @pytest.mark.parametrize(
     ("begin", "expected"), [("n0", "n0 n1"), ("n1", "n0 n1"), ("n3", "n0 n3"), ("", "n0 n1")]
 )
-def test_where_the_mixture_begins_is_one_of_its_neighbours(begin: str, expected: str) -> None:
+def test_where_the_mixture_begins_is_one_of_its_neighbours(
+    begin: str, expected: str, backbone: Backbone, pool: Pool
+) -> None:
     near = [Neighbor(f"n{place}", 0.9 - place / 10) for place in range(4)]
-    assert [neighbor.name for neighbor in _neighbors(near, begin, 2)] == expected.split()
+    mixing = _Mixing(backbone, pool.get("text0"), {}, CONFIG)
+    assert [neighbor.name for neighbor in mixing.neighbors(near, begin)] == expected.split()
 
 
 def test_starts_are_tried_briefly_and_on_few_examples(
@@ -222,9 +226,9 @@ def test_answers_of_a_list_are_judged_by_the_loss_and_free_ones_by_the_score(tar
     assert max(sure, right, key=lambda found: merit(free, found)) is right
     assert merit(free, sure) > merit(free, replace(sure, negative_loss=-1.1))
     assert merit(target, Evaluation(float("nan"))) < merit(target, right)
-    assert _decided_by(free, {"expert": sure, "mixture": right}) == "chrf"
-    assert _decided_by(free, {"expert": sure, "mixture": replace(sure, negative_loss=-3.0)}) == "loss"
-    assert _decided_by(target, {"expert": sure, "mixture": right}) == "loss"
+    assert decided_by(free, {"expert": sure, "mixture": right}) == "chrf"
+    assert decided_by(free, {"expert": sure, "mixture": replace(sure, negative_loss=-3.0)}) == "loss"
+    assert decided_by(target, {"expert": sure, "mixture": right}) == "loss"
 
 
 def test_without_validation_examples_the_mixture_is_kept_and_nothing_is_claimed(

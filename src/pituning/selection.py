@@ -1,0 +1,62 @@
+"""Which of several experts is best, by the validation examples alone; and what they score in the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pituning.backbones import Backbone
+from pituning.expert import Expert, attach_expert
+from pituning.fit import Evaluation
+from pituning.seed import isolated_seed
+from pituning.task import Task
+from pituning.train import evaluate, score
+
+
+def validated(backbone: Backbone, task: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
+    """Each expert on the validation examples, free-form answers generated; empty where there are none."""
+    if not task.validation:
+        return {}
+    found = {}
+    for name, expert in experts.items():
+        model = attach_expert(backbone, expert)
+        found[name] = evaluate(backbone, model, task, task.validation)
+        if found[name].score is None:
+            found[name] = replace(found[name], score=score(backbone, model, task, "validation"))
+    return found
+
+
+def merit(task: Task, found: Evaluation) -> tuple[float, float]:
+    """What decides between two experts, the greater the better: the loss, or of free-form answers the score.
+
+    There, an expert that was trained on much data is nearly right in a way that the loss, which asks for the
+    very words or numbers, does not see. Where the scores are equal, the loss decides.
+    """
+    score = 0.0 if task.candidates or found.score is None else found.score
+    return (score, found.negative_loss if math.isfinite(found.negative_loss) else -math.inf)
+
+
+def best_of(task: Task, found: Mapping[str, Evaluation]) -> str:
+    """The one of most merit, the first of equals; "" where there is none."""
+    return max(found, key=lambda name: merit(task, found[name]), default="")
+
+
+def decided_by(task: Task, validation: Mapping[str, Evaluation]) -> str:
+    """The metric, where `merit` saw a difference in it; else the loss."""
+    scores = {merit(task, found)[0] for found in validation.values()}
+    return task.metric if len(scores) > 1 else "loss"
+
+
+def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: int) -> dict[str, float]:
+    """The metric on the test split, for the bare backbone (a head is drawn from `seed`) and each stage."""
+    if not task.test:
+        return {}
+    with isolated_seed(seed):
+        scores = {"base": score(backbone, backbone.fresh_module(task.candidates), task)}
+    known: dict[int, float] = {}
+    for stage, expert in stages.items():
+        if id(expert) not in known:
+            known[id(expert)] = score(backbone, attach_expert(backbone, expert), task)
+        scores[stage] = known[id(expert)]
+    return scores
