@@ -34,7 +34,6 @@ HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
 SEEDS = [0, 1, 2]
 SHOTS = 16
-POOL = {"epochs": 8, "learning_rate": 2e-3}  # of the pool's experts, which have much data
 LARGEST_TEST = 500  # examples of a real task's test split, the first by hash
 
 
@@ -90,7 +89,8 @@ def main() -> None:
     parser.add_argument("suite", choices=list(SUITES))
     parser.add_argument("stage", choices=["pool", "full", "tune"])
     parser.add_argument("--backbone", default="ofa-mini")
-    parser.add_argument("--recipe", default="ofa-mini")
+    parser.add_argument("--recipe", default="ofa-mini", help="of the targets")
+    parser.add_argument("--pool-recipe", default="mini20", help="of the pool's experts")
     parser.add_argument("--work", type=Path, help="folder of the pool (default: work/SUITE)")
     parser.add_argument("--results", type=Path, help="folder of the JSON (default: results/SUITE)")
     parser.add_argument("--only", nargs="*", help="tasks")
@@ -105,7 +105,7 @@ def main() -> None:
     pool = Pool.create(options.work / "pool")
     if options.stage == "pool":
         for name in options.only or makers:
-            config = replace(TrainConfig(**recipe.train), **POOL)
+            config = TrainConfig(**read_recipe(options.pool_recipe).train)
             build_pool(pool, backbone, [makers[name]()], config)
             print(name, pool.get(name).card.scores, flush=True)
     elif options.stage == "full":

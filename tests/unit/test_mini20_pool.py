@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from statistics import mean
 
 import pytest
 
 from pituning.backbones import load_backbone
+from pituning.cli.recipes import read_recipe
 from pituning.mini20 import NAMES, Sizes, mini_task
 from pituning.pool import Pool
 from pituning.predict import TaskGraph
@@ -41,6 +43,13 @@ def test_the_files_are_small_and_say_nothing_of_where_they_were_made() -> None:
         card = Pool(MINI20).get(name).card
         assert card.recipe["method"] == "ofa-mini.json"
         assert card.backbone_name == "ofa-mini"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_recipe_that_is_named_for_it_made_it(name: str) -> None:
+    made = read_recipe("mini20").train
+    card = Pool(MINI20).get(name).card
+    assert {key: card.recipe[key] for key in made} == {**made, "method": Path(made["method"]).name}
 
 
 def test_it_is_whole_and_of_the_model_and_the_tasks_of_today() -> None:
