@@ -27,9 +27,11 @@ from pituning.train import TrainConfig, train_expert
 
 Start = Literal["best", "uniform"]
 
-# So many times k of the nearest are tried as the start of the mixture, each with a short tuning of so many
-# epochs on at most so many examples.
-REACH = 2
+# So many times k of the nearest are looked at as they are, on at most so many validation examples.
+REACH = 6
+GLANCE = 64
+
+# A start of the mixture is tried with a tuning of so many epochs on at most so many examples.
 TRIAL_EPOCHS = 2
 TRIAL_EXAMPLES = 512
 
@@ -59,8 +61,8 @@ class PiConfig:
     start: Start = field(
         default="best",
         metadata={
-            "help": "uniform mixes the k nearest and begins with equal weights, as the paper does; best "
-            "also tries almost each of the 2k nearest in a short tuning, and begins at what validates best"
+            "help": "uniform mixes the k nearest and begins with equal weights, as the paper does; best also "
+            "tries almost each of 2k experts in a short tuning, and begins at what validates best"
         },
     )
     freeze_experts: bool = field(default=False, metadata={"help": "learn the weights alone"})
@@ -186,7 +188,10 @@ def pi_tune(
     reach = config.k * (REACH if trying else 1)
     near = around.nearest(embedding, reach, space=config.space, without=refused)
     mixing = _Mixing(backbone, own, around.experts, config)
-    begin = mixing.begin(near, target, progress=progress) if trying and near else EQUAL
+    begin = EQUAL
+    if trying and near:
+        near = mixing.shortlist(near, target)
+        begin = mixing.begin(near, target, progress=progress)
     neighbors = mixing.neighbors(near, begin)
 
     # 3. Interpolate: learn the weights and the experts on the target.
@@ -262,6 +267,14 @@ class _Mixing:
         k = self.config.k
         later = [neighbor for neighbor in near[k:] if neighbor.name == begin]
         return [*near[: k - len(later)], *later]
+
+    def shortlist(self, near: Sequence[Neighbor], task: Task) -> list[Neighbor]:
+        """The k nearest, and the k others that do best as they are: few examples embed a task poorly."""
+        k, few = self.config.k, _first(task, GLANCE)
+        alone = {neighbor.name: self.alone(neighbor.name) for neighbor in near[k:]}
+        found = from_first(partial(validated, self.backbone, few, alone))
+        others = sorted(near[k:], key=lambda neighbor: merit(task, found[neighbor.name]), reverse=True)
+        return [*near[:k], *others[:k]]
 
     def begin(self, near: Sequence[Neighbor], task: Task, *, progress: bool) -> str:
         """Of equal weights and almost each of `near`, where a short tuning validates best.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import permutations
 from math import exp, log
@@ -157,6 +157,24 @@ def test_where_the_mixture_begins_is_one_of_its_neighbours(
     near = [Neighbor(f"n{place}", 0.9 - place / 10) for place in range(4)]
     mixing = _Mixing(backbone, pool.get("text0"), {}, CONFIG)
     assert [neighbor.name for neighbor in mixing.neighbors(near, begin)] == expected.split()
+
+
+def test_of_those_beyond_the_nearest_the_ones_that_do_best_as_they_are_are_tried(
+    backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def found(_: Backbone, task: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
+        seen.append(len(task.validation))
+        return {name: Evaluation(float(name == "text2")) for name in experts}
+
+    monkeypatch.setattr(recipe_module, "validated", found)
+    monkeypatch.setattr(recipe_module, "GLANCE", 2)
+    experts = {name: pool.get(name) for name in pool}
+    mixing = _Mixing(backbone, pool.get("text0").renamed("own"), experts, replace(CONFIG, k=1))
+    near = [Neighbor(name, 0.5) for name in ("text0", "text1", "text2")]
+    assert [n.name for n in mixing.shortlist(near, target)] == ["text0", "text2"]
+    assert seen == [2]
 
 
 def test_starts_are_tried_briefly_and_on_few_examples(
