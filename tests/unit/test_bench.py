@@ -1,0 +1,137 @@
+"""The methods that π-Tuning is compared with, each against what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from small import same_tensors
+from tiny import text_task
+
+from pituning import PiConfig, Pool, TrainConfig, TuneConfig
+from pituning.backbones import Backbone
+from pituning.bench import METHODS, Contest, paired_difference
+from pituning.bench import lorahub as lorahub_module
+from pituning.bench.fusion import FusedLayer, fused
+from pituning.bench.merging import Differences, by_fisher, weighted
+from pituning.expert import Expert, attach_expert
+from pituning.predict import embed
+from pituning.train import evaluate, train_expert
+
+BRIEF = TrainConfig(epochs=1, batch_size=4, learning_rate=0.02)
+CONFIG = PiConfig(k=2, shots=2, train=BRIEF, tune=TuneConfig(epochs=1, batch_size=4), start="uniform")
+
+
+@pytest.fixture(scope="module", params=["adapter", "lora"])
+def contest(
+    request: pytest.FixtureRequest,
+    backbone_of: Callable[[str], Backbone],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Contest:
+    backbone = backbone_of("t5")
+    pool = Pool.create(tmp_path_factory.mktemp("bench") / "pool")
+    for seed in range(3):
+        task = text_task(seed, train=9)
+        expert = train_expert(backbone, task, replace(BRIEF, method=request.param))
+        pool.add(expert, embed(backbone, expert, task))
+    target = replace(text_task(9, train=18, validation=18), name="target", test=text_task(8, train=9).train)
+    return Contest(backbone, target, pool, CONFIG)
+
+
+@pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias")  # peft's BEFT on T5
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_ends_in_a_score_and_leaves_the_backbone_alone(name: str, contest: Contest) -> None:
+    before = {key: value.clone() for key, value in contest.backbone.model.state_dict().items()}
+    made = METHODS[name].make(contest)
+    assert 0 <= contest.score(made) <= 1
+    assert all(value.equal(before[key]) for key, value in contest.backbone.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["lorahub", "dare", "fusion", "full", "average-random"])
+def test_the_same_seed_makes_the_same(name: str, contest: Contest) -> None:
+    losses = set()
+    for _ in range(2):
+        made = METHODS[name].make(contest)
+        module = attach_expert(contest.backbone, made) if isinstance(made, Expert) else made
+        losses.add(evaluate(contest.backbone, module, contest.few, contest.task.test).negative_loss)
+    assert len(losses) == 1
+
+
+def test_all_the_weight_on_one_expert_is_that_expert(contest: Contest) -> None:
+    experts = [contest.pi.own, *contest.neighbors]
+    rows = Differences(contest.backbone, contest.pi.own, experts, init_seed=contest.pool.init_seed)
+    for place, expert in enumerate(experts):
+        alone = rows.merged(weighted([float(place == other) for other in range(3)]), {})
+        for name, value in expert.tensors.items():
+            torch.testing.assert_close(alone.tensors[name], value, rtol=0, atol=1e-7)
+    start = rows.merged(weighted([0.0] * 3), {})
+    untrained = train_expert(contest.backbone, contest.few, replace(BRIEF, epochs=0), like=contest.pi.own)
+    assert same_tensors(start, untrained)
+
+
+def test_equal_information_gives_the_mean_and_all_of_it_gives_the_one() -> None:
+    rows = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, -4.0])]
+    same = by_fisher([{"a": torch.tensor([2.0, 0.0])}] * 2)
+    torch.testing.assert_close(same("a", rows), torch.tensor([2.0, -1.0]))
+    one = by_fisher([{"a": torch.tensor([1.0, 0.0])}, {"a": torch.tensor([0.0, 9.0])}])
+    torch.testing.assert_close(one("a", rows), torch.tensor([1.0, -4.0]))
+
+
+def test_fused_outputs_of_one_expert_several_times_are_that_experts(contest: Contest) -> None:
+    own = contest.pi.own
+    twins = Contest(contest.backbone, contest.task, contest.pool, contest.config)
+    vars(twins)["pi"] = contest.pi
+    vars(twins)["others"] = [own.renamed("one"), own.renamed("two")]
+    module, plain = fused(twins), attach_expert(contest.backbone, own)
+    assert sum(isinstance(layer, FusedLayer) for layer in module.modules()) > 2
+    batch = contest.backbone.collate(contest.few.train, contest.few)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            contest.backbone.nll(module, batch), contest.backbone.nll(plain, batch), rtol=1e-5, atol=1e-5
+        )
+    trained = {
+        name.rpartition(".")[0].rpartition(".")[2] for name, p in module.named_parameters() if p.requires_grad
+    }
+    assert trained == {"query", "key"}
+
+
+def test_lorahub_finds_weights_that_lower_the_training_loss(contest: Contest) -> None:
+    made = METHODS["lorahub"].make(contest)
+    assert isinstance(made, Expert)
+    found = made.card.recipe["weights"]
+    assert len(found) == 3
+    assert max(map(abs, found)) <= lorahub_module.BOUND
+
+    def loss(weights: list[float]) -> float:
+        rows = Differences(contest.backbone, contest.pi.own, contest.others, init_seed=contest.pool.init_seed)
+        rows.place(weighted(weights))
+        return -evaluate(contest.backbone, rows.model, contest.few, contest.few.train).negative_loss
+
+    assert loss(found) <= loss([0.0] * 3)
+
+
+def test_the_interval_is_the_bootstraps() -> None:
+    rng = np.random.default_rng(1)
+    one = {(f"t{task}", 0): float(value) for task, value in enumerate(rng.normal(0.05, 0.1, size=20))}
+    zero = dict.fromkeys(one, 0.0)
+    found = paired_difference(one, zero)
+    values = np.array(list(one.values()))
+    there = scipy.stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=2)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low == pytest.approx(there.confidence_interval.low, abs=3e-3)
+    assert found.high == pytest.approx(there.confidence_interval.high, abs=3e-3)
+    assert (found.better, found.worse, found.tasks) == ((values > 0).sum(), (values < 0).sum(), 20)
+
+
+def test_differences_are_paired_by_task_and_seed_and_every_task_counts_the_same() -> None:
+    one = {("a", 0): 1.0, ("a", 1): 1.0, ("a", 2): 1.0, ("b", 0): 0.0, ("c", 0): 9.0}
+    other = {("a", 0): 0.0, ("a", 1): 0.0, ("a", 2): 0.0, ("b", 0): 0.5}
+    found = paired_difference(one, other)
+    assert (found.mean, found.tasks, found.better, found.worse) == (0.25, 2, 1, 1)
+    assert (found.low, found.high) == (-0.5, 1.0)
+    with pytest.raises(ValueError, match="in common"):
+        paired_difference(one, {("d", 0): 1.0})
