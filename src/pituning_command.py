@@ -21,6 +21,7 @@ VERBS = {
     "predict": "rank the pool's experts by how much they should help a task",
     "tune": "predict, interpolate and write one plain adapter for a task",
     "eval": "score an adapter on a task's split",
+    "bench": "compare the method with what one would do instead, on the same data and pool",
     "graph": "draw the similarities of a pool's tasks as an HTML page",
     "pool": "build, list, verify, push or pull a pool of experts",
     "convert": "make a model folder, and expert folders, of an official OFA checkpoint",

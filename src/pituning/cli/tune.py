@@ -7,13 +7,14 @@ import json
 import os
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pituning.backbones import load_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.pictures import require_pictures
-from pituning.cli.recipes import add_recipe_option, recipe_of
+from pituning.cli.recipes import Recipe, add_recipe_option, recipe_of
 from pituning.cli.tasks import task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.cli.tune_report import stage_titles, tune_report
@@ -40,7 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder of the new adapter; must not exist")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints of a killed run")
     add_recipe_option(parser)
-    add_options(parser, PiConfig, title="the recipe")
+    add_tuning_options(parser)
+
+
+def add_tuning_options(parser: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> None:
+    """All of the recipe's steps."""
+    add_options(parser, PiConfig, title="the recipe", without=without)
     add_options(parser, TuneConfig, title="tuning the mixture", without=("seed",))
     add_options(
         parser,
@@ -53,14 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_options(parser, FisherConfig, title="embedding the task", prefix="fisher")
 
 
-def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """The whole recipe, then the adapter and its reasons on disk."""
-    out = Path(options.out)
-    if out.exists():
-        raise ExpertError("an adapter is never overwritten", f"{out} exists", "Choose another --out.")
-    workdir = out.parent / f".{out.name}.work"
-    recipe = recipe_of(options)
-    config = read_options(
+def tuning_of(options: argparse.Namespace, recipe: Recipe) -> PiConfig:
+    """The configuration: what was given on the command line, else the recipe's."""
+    return read_options(
         options,
         PiConfig,
         defaults=recipe.mix,
@@ -68,6 +69,16 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         fisher=read_options(options, FisherConfig, prefix="fisher"),
         tune=read_options(options, TuneConfig, defaults=recipe.tune),
     )
+
+
+def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The whole recipe, then the adapter and its reasons on disk."""
+    out = Path(options.out)
+    if out.exists():
+        raise ExpertError("an adapter is never overwritten", f"{out} exists", "Choose another --out.")
+    workdir = out.parent / f".{out.name}.work"
+    recipe = recipe_of(options)
+    config = tuning_of(options, recipe)
     task, pool = task_named(options.task), Pool(options.pool)
     require_pictures(task)
     backbone = load_backbone(options.backbone, settings=recipe.model)

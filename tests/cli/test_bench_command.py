@@ -1,0 +1,74 @@
+"""`pituning bench`: one JSON a run, a table of paired differences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import call, tree
+from conftest import SHORT, World
+
+METHODS = ("base", "expert", "pi", "neighbor", "ties", "weights")
+FEW = ("--shots", 4, "-k", 2, *SHORT, "--expert-epochs", 1)
+
+
+def test_all_runs_are_compared_with_the_targets_own_expert(world: World, tmp_path: Path) -> None:
+    fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
+    fixed += ("--out", tmp_path / "out", "--seed", 0, 1, "--json", "--methods")
+    before = tree(world.pool)
+    document = call(*fixed, *METHODS).document
+    assert tree(world.pool) == before
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"target-{method}-seed{seed}.json" for method in METHODS for seed in (0, 1)
+    }
+    read = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").iterdir()}
+    scores = {method: [read[f"target-{method}-seed{seed}"]["score"] for seed in (0, 1)] for method in METHODS}
+    for method, found in document["methods"].items():
+        assert found["mean"] == pytest.approx(sum(scores[method]) / 2)
+        assert found["runs"] == 2
+        if method != "expert":
+            gaps = [a - b for a, b in zip(scores[method], scores["expert"], strict=True)]
+            assert found["difference"]["mean"] == pytest.approx(sum(gaps) / 2)
+            assert min(gaps) <= found["difference"]["low"] <= found["difference"]["high"] <= max(gaps)
+
+
+def test_what_is_there_is_not_done_again(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
+    fixed += ("--out", out, "--seed", 0, "--methods")
+    assert call(*fixed, "base").code == 0
+    file = out / "target-base-seed0.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"score": 0.123}))
+    outcome = call(*fixed, "base", "expert")
+    assert "0.1230" in outcome.out
+    assert "seed 0 expert: " in outcome.err
+    assert "base" not in outcome.err
+
+
+def test_a_method_that_does_not_fit_says_why_and_stops_no_other(world: World, tmp_path: Path) -> None:
+    fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
+    method = ("--expert-method", "ia3", "--space", "parameters")
+    outcome = call(*fixed, *method, "--out", tmp_path / "out", "--seed", 0, "--methods", "fusion", "expert")
+    assert outcome.code == 0
+    assert "outputs are mixed of bottleneck adapters or LoRA; given: IA3" in outcome.out
+    assert "the target's own expert" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("--methods", "tie"), "Did you mean 'ties'?"),
+        (("--out", "/proc/none"), "/proc must be writable"),
+        (("--seed", "-1"), "seed must lie in"),
+        (("--shots", "0"), "shots must be at least 1"),
+    ],
+)
+def test_mistakes_end_before_anything_is_trained(
+    wrong: tuple[str, ...], said: str, world: World, tmp_path: Path
+) -> None:
+    fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool)
+    outcome = call(*fixed, "--out", tmp_path / "out", *wrong)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+    assert list(tmp_path.iterdir()) == []
