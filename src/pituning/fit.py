@@ -114,10 +114,10 @@ class Evaluation:
     """A validation result; the greater is the better: the one with the lower loss.
 
     While training, the score only informs: on a few dozen examples it moves in steps of several points.
-    Between experts whose answers are free-form it decides; see `recipe.merit`.
+    Between experts whose answers are free-form it decides; see `selection.merit`.
 
     Attributes:
-        negative_loss: minus the mean loss, in nats.
+        negative_loss: minus the mean loss, in nats; among candidates, see `train.calibrated_loss`.
         score: by the task's metric; None where answers would have to be generated.
     """
 

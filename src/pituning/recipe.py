@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +14,8 @@ from typing import Any, Literal, get_args
 
 from pituning.backbones import Backbone
 from pituning.captions import JAVA, require_java
-from pituning.distributed import from_first
-from pituning.errors import ConfigError
+from pituning.distributed import from_first, is_first
+from pituning.errors import ConfigError, TrainingError
 from pituning.expert import Expert
 from pituning.fit import Evaluation
 from pituning.interpolate import Mixture, TuneConfig, tune
@@ -105,8 +108,8 @@ class PiResult:
         own: the target's own expert; how it was trained is on its card.
         mixture: the collapsed mixture, kept or not.
         history: how the mixture was tuned; see `FitResult`.
-        similarity: of all pairs of the target (under its own expert's name) and those that could be its
-            neighbours.
+        similarity: of all pairs of the target (under its own expert's name) and the experts that it could be
+            mixed with, one of its own task or data among them.
         refused: expert -> why it could not be a neighbour.
         start: the neighbour that the mixture was almost equal to before it was tuned; "" of equal weights.
         weights: expert -> its weight in the tuned mixture, averaged over the groups.
@@ -118,7 +121,8 @@ class PiResult:
             as it is, under the target's head where there is one), init (the mixture before tuning), pi (the
             result). Empty where the task has no test split.
         validation: what decided, for the target's own expert and the mixture: the negative loss on the
-            validation examples, and the score. Empty, and the mixture kept, where there are none.
+            validation examples (see `Evaluation`), and the score. Empty where there are none; the mixture is
+            then kept.
         decided_by: "loss", or the metric where answers are free-form and the scores differ; see `merit`.
     """
 
@@ -182,7 +186,11 @@ def pi_tune(
     own = train_expert(backbone, target, training, name=name, like=like, **stage("expert"))
 
     # 2. Predict: the tasks of the pool that are most like it.
-    embedding = from_first(partial(embed, backbone, own, target, config.fisher, progress=progress))
+    learnt = own
+    if training.epochs and not own.card.recipe["best_epoch"]:  # untrained, it says nothing about its task
+        once = replace(training, epochs=1)
+        learnt = train_expert(backbone, target, once, name=name, like=like, untrained=False)
+    embedding = from_first(partial(embed, backbone, learnt, target, config.fisher, progress=progress))
     refused = around.refusals(own, embedding, config.space)
     trying = config.start == "best" and bool(target.validation)
     reach = config.k * (REACH if trying else 1)
@@ -190,8 +198,8 @@ def pi_tune(
     mixing = _Mixing(backbone, own, around.experts, config)
     begin = EQUAL
     if trying and near:
-        near = mixing.shortlist(near, target)
-        begin = mixing.begin(near, target, progress=progress)
+        choose = partial(mixing.begin, near, target, progress=progress)
+        begin = stage.once("start", f"{config}{own.digest}{sorted(n.name for n in near)}", choose)
     neighbors = mixing.neighbors(near, begin)
 
     # 3. Interpolate: learn the weights and the experts on the target.
@@ -277,7 +285,7 @@ class _Mixing:
         return [*near[:k], *others[:k]]
 
     def begin(self, near: Sequence[Neighbor], task: Task, *, progress: bool) -> str:
-        """Of equal weights and almost each of `near`, where a short tuning validates best.
+        """Of equal weights and almost each of a shortlist, where a short tuning validates best.
 
         What an expert answers as it is does not tell: one for another wording of the same question may be
         wrong in all it says, and right after a few steps.
@@ -285,11 +293,12 @@ class _Mixing:
         tuning = self.config.tune
         short = replace(tuning, seed=self.config.seed, epochs=min(TRIAL_EPOCHS, tuning.epochs))
         few, found = _first(task, TRIAL_EXAMPLES), dict[str, Evaluation]()
-        for begin in (EQUAL, *(neighbor.name for neighbor in near)):
+        for begin in (EQUAL, *(neighbor.name for neighbor in self.shortlist(near, task))):
             mixture = self.mixture(self.neighbors(near, begin), begin)
-            tune(mixture, few, short, progress=progress)
-            tried = {begin: mixture.collapse(rank=self.config.rank)}
-            found |= from_first(partial(validated, self.backbone, few, tried))
+            with suppress(TrainingError):  # a start from which the loss does not stay finite is none
+                tune(mixture, few, short, progress=progress)
+                tried = {begin: mixture.collapse(rank=self.config.rank)}
+                found |= from_first(partial(validated, self.backbone, few, tried))
         return best_of(task, found)
 
 
@@ -313,3 +322,23 @@ class _Stages:
     def __call__(self, name: str) -> dict[str, Any]:
         folder = self.workdir / name if self.workdir else None
         return {"workdir": folder, "resume": self.resume, "progress": self.progress}
+
+    def once(self, name: str, key: str, choose: Callable[[], str]) -> str:
+        """What was chosen before, where a run of the same key goes on; else what is chosen now."""
+        file = self.workdir / f"{name}.json" if self.workdir else None
+        key = hashlib.sha256(key.encode()).hexdigest()
+        known = from_first(lambda: _read(file) if file and self.resume else {})
+        if known.get("key") == key:
+            return str(known["chosen"])
+        chosen = choose()
+        if file and is_first():
+            with suppress(OSError):  # of no use to this run
+                file.write_text(json.dumps({"key": key, "chosen": chosen}))
+        return chosen
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Empty where the file is missing, or was not written to its end."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads(file.read_text()))
+    return {}

@@ -74,6 +74,7 @@ def train_expert(
     workdir: Path | None = None,
     resume: bool = False,
     progress: bool = False,
+    untrained: bool = True,
 ) -> Expert:
     """Train an adapter on the task's training examples; keep the state that validates best.
 
@@ -87,6 +88,7 @@ def train_expert(
         like: take the adapter's configuration from this expert, unless `config.method` names one.
         workdir: where checkpoints are kept; None keeps none.
         resume: go on from the checkpoint in `workdir`.
+        untrained: whether the state before training may be the best.
 
     Raises:
         BackboneError: if the backbone cannot do the task.
@@ -123,7 +125,7 @@ def train_expert(
         workdir=workdir,
         resume=resume,
         progress=f"train {task.name}" if progress else "",
-        untrained=False,  # an expert that has learnt nothing would say nothing about its task
+        untrained=untrained,
     )
     validation = result.best.score if result.best else None
     card = ExpertCard(

@@ -206,6 +206,55 @@ def test_a_run_with_another_start_is_not_gone_on_with(
         pi_tune(backbone, target, pool, again, workdir=tmp_path, resume=True)
 
 
+def test_a_resumed_run_goes_on_from_the_start_it_chose(
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pi_tune(backbone, target, pool, CONFIG, workdir=tmp_path)
+    monkeypatch.setattr(_Mixing, "begin", lambda *_, **__: pytest.fail("the starts are tried again"))
+    again = pi_tune(backbone, target, pool, CONFIG, workdir=tmp_path, resume=True)
+    assert again.start == whole.start
+    assert same_tensors(again.expert, whole.expert)
+    (tmp_path / "start.json").write_text('{"key": "')
+    with pytest.raises(pytest.fail.Exception):
+        pi_tune(backbone, target, pool, CONFIG, workdir=tmp_path, resume=True)
+
+
+def test_a_start_from_which_the_loss_diverges_is_none(
+    backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverging(mixture: Mixture, task: Task, config: TuneConfig, **rest: Any) -> TuneResult:
+        if mixture.mean_weights().get("text1", 0) > 0.5:
+            raise TrainingError("the loss must stay finite", "nan", "Lower the learning rate.")
+        return tune(mixture, task, config, **rest)
+
+    monkeypatch.setattr(recipe_module, "tune", diverging)
+    assert pi_tune(backbone, target, pool, CONFIG).start != "text1"
+
+
+def test_an_own_expert_that_is_best_untrained_is_embedded_trained(
+    backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Expert] = []
+    embedded: list[Expert] = []
+
+    def best_untrained(*given: Any, **options: Any) -> Expert:
+        epochs = given[2].epochs if options.get("untrained") is False else 0
+        trained.append(train_expert(given[0], given[1], replace(given[2], epochs=epochs), **options))
+        return trained[-1]
+
+    def spy(model: Backbone, expert: Expert, *rest: Any, **options: Any) -> Any:
+        embedded.append(expert)
+        return embed(model, expert, *rest, **options)
+
+    monkeypatch.setattr(recipe_module, "train_expert", best_untrained)
+    monkeypatch.setattr(recipe_module, "embed", spy)
+    result = pi_tune(backbone, target, pool, replace(CONFIG, train=replace(BRIEF, epochs=7)))
+    own, learnt = trained
+    assert result.own is own
+    assert embedded == [learnt]
+    assert learnt.card.recipe["epochs"] == learnt.card.recipe["best_epoch"] == 1
+
+
 @pytest.mark.parametrize("start", ["best", "uniform"])
 def test_more_than_the_k_nearest_are_tried_but_in_the_papers_way(
     start: Literal["best", "uniform"],

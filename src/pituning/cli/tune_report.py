@@ -67,7 +67,7 @@ def stage_titles(result: PiResult) -> dict[str, str]:
 def _told_start(result: PiResult) -> str:
     if not result.start:
         return "equal weights"
-    return f"mostly {result.start if result.start in {n.name for n in result.neighbors} else 'its own'}"
+    return f"mostly {result.start}"
 
 
 def shown_examples(backbone: Backbone, task: Task, result: PiResult, seed: int) -> list[ExampleShown]:
