@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from pituning.bench import paired_difference
+from pituning.metrics import METRICS
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -44,8 +45,6 @@ SUITES = {
         "pre-training, those of the test splits of emoji_name and emoji_google_group too.",
     ],
 }
-MOST = {"cider_d": 10}
-"""The most that a metric can be, where that is not 1: percent are of this."""
 ALL_SEEDS = ("base", "zero-shot", "expert", "neighbor", "mixture", "pi")
 
 
@@ -172,7 +171,7 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
     rows = []
     for task in dict.fromkeys(run["task"] for run in runs):
         mine = [run for run in runs if run["task"] == task]
-        whole = 100 / MOST.get(mine[0]["metric"], 1)
+        whole = 100 / METRICS[mine[0]["metric"]].most
         cells = {c: whole * mean(run["scores"][c] for run in mine) for c in ALL_SEEDS}
         cells["full"] = whole * full.get(task, float("nan"))
         gains = [whole * (run["scores"]["pi"] - run["scores"]["expert"]) for run in mine]
@@ -187,17 +186,18 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
     if rows:
         gains = [row["gain"] for row in rows]
         untrained, best = (means[column] - means["base"] for column in ("zero-shot", "neighbor"))
-        whole = {run["task"]: 100 / MOST.get(run["metric"], 1) for run in runs}
+        whole = {run["task"]: 100 / METRICS[run["metric"]].most for run in runs}
         pi, own = (
             {(r["task"], r["config"]["seed"]): whole[r["task"]] * r["scores"][column] for r in runs}
             for column in ("pi", "expert")
         )
         gap = paired_difference(pi, own)
+        interval = "" if gap.low is None else f", 95 % interval [{gap.low:+.2f}, {gap.high:+.2f}]"
         lines += [
             f"| **mean** {_percent(means)} | {means['gain']:+.2f} ± {_spread(gains):.1f} | | |",
             "",
-            f"Mean gain of π over the own expert {gap.mean:+.2f} points, 95 % interval [{gap.low:+.2f}, "
-            f"{gap.high:+.2f}] (bootstrap over tasks and seeds); positive on {gap.better} of {gap.tasks}, "
+            f"Mean gain of π over the own expert {gap.mean:+.2f} points{interval} "
+            f"(bootstrap over tasks and seeds); positive on {gap.better} of {gap.tasks}, "
             f"negative on {gap.worse}. Without any training on the target, over no adapter: the neighbours' "
             f"uniform mixture {untrained:+.2f}, the best neighbour as it is {best:+.2f} points.",
             "",

@@ -146,11 +146,13 @@ class Metric:
 
     Attributes:
         gold: one label, accepted texts, a box, or answers with confidences an example.
+        most: what it can reach.
     """
 
     name: str
     gold: Literal["label", "texts", "box", "answers"]
     compute: Callable[[Sequence[str], Sequence[Any]], float]
+    most: float = 1.0
 
 
 METRICS: Mapping[str, Metric] = {
@@ -164,7 +166,7 @@ METRICS: Mapping[str, Metric] = {
         Metric(name="acc@iou0.5", gold="box", compute=accuracy_at_iou),
         Metric(name="f1_positive", gold="label", compute=f1_positive),
         Metric(name="vqa_accuracy", gold="answers", compute=vqa_accuracy),
-        Metric(name="cider_d", gold="texts", compute=cider_d),
+        Metric(name="cider_d", gold="texts", compute=cider_d, most=10.0),
         Metric(name="bleu4", gold="texts", compute=bleu4),
         Metric(name="meteor", gold="texts", compute=meteor),
         Metric(name="spice", gold="texts", compute=spice),

@@ -245,14 +245,14 @@ class _Mixing:
 
     backbone: Backbone
     own: Expert
-    pool: Mapping[str, Expert]
+    experts: Mapping[str, Expert]
     config: PiConfig
 
     def mixture(self, neighbors: Sequence[Neighbor], begin: str) -> Mixture:
         """With equal weights, or almost at one neighbour."""
         mixture = Mixture(
             self.backbone,
-            [self.own, *(self.pool[neighbor.name] for neighbor in neighbors)],
+            [self.own, *(self.experts[neighbor.name] for neighbor in neighbors)],
             space=self.config.space,
             sharing=self.config.sharing,
             train_experts=not self.config.freeze_experts,
@@ -266,7 +266,7 @@ class _Mixing:
     def alone(self, name: str) -> Expert:
         """A neighbour as it is, under the head of the target's own where there is one."""
         pair = Mixture(
-            self.backbone, [self.own, self.pool[name]], space=self.config.space, target=self.own.name
+            self.backbone, [self.own, self.experts[name]], space=self.config.space, target=self.own.name
         )
         return pair.start_at({self.own.name: 0.0, name: 1.0}).collapse(rank=self.config.rank)
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from torch import nn
+
 from pituning.backbones import Backbone
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
@@ -14,13 +16,18 @@ from pituning.task import Task
 from pituning.train import evaluate, score
 
 
-def validated(backbone: Backbone, task: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
-    """Each expert on the validation examples, free-form answers generated; empty where there are none."""
+def validated(
+    backbone: Backbone, task: Task, experts: Mapping[str, Expert | nn.Module]
+) -> dict[str, Evaluation]:
+    """Each expert, or adapted module, on the validation examples; empty where there are none.
+
+    Free-form answers are generated.
+    """
     if not task.validation:
         return {}
     found = {}
     for name, expert in experts.items():
-        model = attach_expert(backbone, expert)
+        model = attach_expert(backbone, expert) if isinstance(expert, Expert) else expert
         found[name] = evaluate(backbone, model, task, task.validation)
         if found[name].score is None:
             found[name] = replace(found[name], score=score(backbone, model, task, "validation"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from pituning.bench import METHODS, Contest, paired_difference
 from pituning.bench import lorahub as lorahub_module
 from pituning.bench.fusion import FusedLayer, fused
 from pituning.bench.merging import Differences, by_fisher, weighted
-from pituning.expert import Expert, attach_expert
-from pituning.predict import embed
+from pituning.errors import ExpertError
+from pituning.expert import Expert, attach_expert, is_head
+from pituning.predict import Neighbor, embed
 from pituning.train import evaluate, train_expert
 
 BRIEF = TrainConfig(epochs=1, batch_size=4, learning_rate=0.02)
@@ -32,14 +34,48 @@ def contest(
     backbone_of: Callable[[str], Backbone],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Contest:
-    backbone = backbone_of("t5")
-    pool = Pool.create(tmp_path_factory.mktemp("bench") / "pool")
-    for seed in range(3):
-        task = text_task(seed, train=9)
-        expert = train_expert(backbone, task, replace(BRIEF, method=request.param))
-        pool.add(expert, embed(backbone, expert, task))
+    """The pool holds the target's own, too: under its name, and under another."""
+    return made_contest(backbone_of("t5"), tmp_path_factory.mktemp("bench") / "pool", request.param)
+
+
+def made_contest(backbone: Backbone, folder: Path, method: str) -> Contest:
+    pool = Pool.create(folder)
     target = replace(text_task(9, train=18, validation=18), name="target", test=text_task(8, train=9).train)
+    for task in (*(text_task(seed, train=9) for seed in range(3)), target, replace(target, name="renamed")):
+        expert = train_expert(backbone, task, replace(BRIEF, method=method))
+        pool.add(expert, embed(backbone, expert, task))
     return Contest(backbone, target, pool, CONFIG)
+
+
+def test_what_is_of_the_target_in_the_pool_is_never_used(contest: Contest) -> None:
+    assert {"target", "renamed"} <= set(contest.pool)
+    assert {expert.name for expert in contest.others} == {"text0", "text1", "text2"}
+    by_similarity = contest.pi.similarity[contest.pi.own.name]
+    assert [expert.name for expert in contest.nearest] == [n.name for n in contest.pi.neighbors]
+    assert by_similarity[contest.others[0].name] >= by_similarity[contest.others[-1].name]
+
+
+def test_a_neighbour_is_scored_under_the_targets_head(
+    backbone_of: Callable[[str], Backbone], tmp_path: Path
+) -> None:
+    contest = made_contest(backbone_of("bert_classifier"), tmp_path / "pool", "lora")
+    made = METHODS["neighbor"].make(contest)
+    assert isinstance(made, Expert)
+    own = contest.pi.own
+    heads = [name for name in own.tensors if is_head(name, own.config)]
+    assert heads
+    assert all(made.tensors[name].equal(own.tensors[name]) for name in heads)
+    trained = [name for name, parameter in fused(contest).named_parameters() if parameter.requires_grad]
+    assert {"query", "key"} < {name.split(".")[-2] for name in trained}  # and the head's
+    assert 0 <= contest.score(METHODS["fusion"].make(contest)) <= 1
+
+
+def test_the_outputs_of_a_variant_of_lora_are_not_mixed(
+    backbone_of: Callable[[str], Backbone], tmp_path: Path
+) -> None:
+    contest = made_contest(backbone_of("t5"), tmp_path / "pool", "dora")
+    with pytest.raises(ExpertError, match="variant of LoRA"):
+        fused(contest)
 
 
 @pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias")  # peft's BEFT on T5
@@ -84,7 +120,7 @@ def test_equal_information_gives_the_mean_and_all_of_it_gives_the_one() -> None:
 def test_fused_outputs_of_one_expert_several_times_are_that_experts(contest: Contest) -> None:
     own = contest.pi.own
     twins = Contest(contest.backbone, contest.task, contest.pool, contest.config)
-    vars(twins)["pi"] = contest.pi
+    vars(twins)["_pi"] = replace(contest.pi, neighbors=[Neighbor("one", 1.0), Neighbor("two", 1.0)])
     vars(twins)["others"] = [own.renamed("one"), own.renamed("two")]
     module, plain = fused(twins), attach_expert(contest.backbone, own)
     assert sum(isinstance(layer, FusedLayer) for layer in module.modules()) > 2
@@ -120,6 +156,8 @@ def test_the_interval_is_the_bootstraps() -> None:
     zero = dict.fromkeys(one, 0.0)
     found = paired_difference(one, zero)
     values = np.array(list(one.values()))
+    assert found.low is not None
+    assert found.high is not None
     there = scipy.stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=2)
     assert found.mean == pytest.approx(values.mean())
     assert found.low == pytest.approx(there.confidence_interval.low, abs=3e-3)
@@ -132,6 +170,6 @@ def test_differences_are_paired_by_task_and_seed_and_every_task_counts_the_same(
     other = {("a", 0): 0.0, ("a", 1): 0.0, ("a", 2): 0.0, ("b", 0): 0.5}
     found = paired_difference(one, other)
     assert (found.mean, found.tasks, found.better, found.worse) == (0.25, 2, 1, 1)
-    assert (found.low, found.high) == (-0.5, 1.0)
+    assert (found.low, found.high) == (None, None)  # of two tasks
     with pytest.raises(ValueError, match="in common"):
         paired_difference(one, {("d", 0): 1.0})

@@ -8,11 +8,13 @@ from functools import cached_property
 from torch import nn
 
 from pituning.backbones import Backbone
+from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert, attach_expert
-from pituning.fit import Evaluation, FitConfig, fit
+from pituning.fit import FitConfig, fit
+from pituning.interpolate import Mixture
 from pituning.parts import BatchLosses
 from pituning.pool import Pool
-from pituning.recipe import PiConfig, PiResult, pi_tune
+from pituning.recipe import REACH, PiConfig, PiResult, pi_tune
 from pituning.task import Task
 from pituning.train import evaluate, score
 
@@ -24,8 +26,8 @@ class Contest:
     """One task, pool, configuration and seed; what several methods need is computed once.
 
     Attributes:
-        task: whole; the methods see the shots that `config` draws from it, and its test split
-            only at the end.
+        task: whole; the methods see the shots that `config` draws from it, and its test split only at the
+            end.
         pool: what is of the target in it (its name, its data) is never used.
     """
 
@@ -39,30 +41,82 @@ class Contest:
         """The task as all methods see it: so many shots, and no more examples to validate on."""
         return self.task.sample(self.config.shots, self.config.seed) if self.config.shots else self.task
 
-    @cached_property
+    @property
     def pi(self) -> PiResult:
-        """π-Tuning; the target's own expert and the neighbours are those of all methods that take experts."""
-        return pi_tune(self.backbone, self.task, self.pool, self.config)
+        """π-Tuning, whose expert of the target's own and whose neighbours the others take too.
+
+        Raises:
+            PituningError: what it ended in.
+        """
+        if isinstance(self._pi, PituningError):
+            raise self._pi
+        return self._pi
+
+    @cached_property
+    def _pi(self) -> PiResult | PituningError:
+        try:
+            return pi_tune(self.backbone, self.task, self.pool, self.config)
+        except PituningError as error:
+            return error
 
     @cached_property
     def others(self) -> list[Expert]:
-        """The experts of the pool that can be mixed with the target's own, the most alike first."""
-        alike = {name: value for name, value in self._alike.items() if name != self.pi.own.name}
-        return [self.pool.get(name) for name in sorted(alike, key=lambda name: -alike[name])]
+        """The experts of other tasks that can be mixed with the target's own, the most alike first.
+
+        Of a pool of more than 500, the nearest 30.
+
+        Raises:
+            PoolError: there is none.
+        """
+        own = self.pi.own
+        alike = {name: value for name, value in self.pi.similarity[own.name].items() if name != own.name}
+        experts = [self.pool.get(name) for name in sorted(alike, key=lambda name: -alike[name])]
+        found = [e for e in experts if e.card.task != self.task.name and e.card.source != own.card.source]
+        if not found:
+            fix = "Add experts of other tasks to the pool."
+            raise PoolError("a comparison needs experts to mix with", "the pool has none", fix)
+        return found
 
     @property
-    def neighbors(self) -> list[Expert]:
+    def nearest(self) -> list[Expert]:
         """The k most alike."""
         return self.others[: self.config.k]
 
     @property
-    def _alike(self) -> dict[str, float]:
-        return self.pi.similarity[self.pi.own.name]
+    def reach(self) -> list[Expert]:
+        """Those that π-Tuning looks at as they are."""
+        return self.others[: REACH * self.config.k]
 
-    def fit(self, module: nn.Module, rate: float, config: FitConfig) -> Evaluation | None:
+    @property
+    def neighbors(self) -> list[Expert]:
+        """Those that π-Tuning mixes, some of them found by validation.
+
+        Raises:
+            PoolError: there is none.
+        """
+        names = {neighbor.name for neighbor in self.pi.neighbors}
+        return [expert for expert in self.others if expert.name in names]
+
+    def mixture(self, others: list[Expert], *, train_experts: bool = False) -> Mixture:
+        """The target's own expert and others, with equal weights, as the configuration mixes them."""
+        own = self.pi.own
+        return Mixture(
+            self.backbone,
+            [own, *others],
+            space=self.config.space,
+            sharing=self.config.sharing,
+            train_experts=train_experts,
+            target=own.name,
+        )
+
+    def alone(self, expert: Expert) -> Expert:
+        """Another expert as it is, under the head of the target's own where there is one."""
+        return self.mixture([expert]).start_at({self.pi.own.name: 0.0, expert.name: 1.0}).collapse()
+
+    def fit(self, module: nn.Module, rate: float, config: FitConfig) -> None:
         """Train what can be trained in a module that makes the backbone's outputs; the best state stays."""
         backbone, few = self.backbone, self.few
-        result = fit(
+        fit(
             module,
             [{"params": [p for p in module.parameters() if p.requires_grad], "lr": rate}],
             BatchLosses(
@@ -73,7 +127,6 @@ class Contest:
             few.train,
             replace(config, seed=self.config.seed),
         )
-        return result.best
 
     def score(self, made: Made) -> float:
         """The task's metric on its test split."""

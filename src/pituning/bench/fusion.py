@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from pituning.bench.contest import Contest
 from pituning.errors import ExpertError
-from pituning.expert import attach_expert
+from pituning.expert import Expert, attach_expert, is_head
 from pituning.interpolate.parameters import with_head_of
 from pituning.methods.bottleneck import BottleneckLayer
-from pituning.seed import isolated_seed
+from pituning.methods.tuner import width_of
 
-RATE = 1e-3
 SPREAD = 0.02  # of the attention's initial weights: nearly equal parts
 
 
@@ -36,6 +35,7 @@ class FusedLayer(nn.Module):
         self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         for linear in (self.query, self.key):
             nn.init.normal_(linear.weight, std=SPREAD)
+        self.to(next(self.layers.parameters()).device)
 
     @property
     def weight(self) -> Tensor:
@@ -46,9 +46,10 @@ class FusedLayer(nn.Module):
         """`[..., in]` to `[..., width]`."""
         y: Tensor = self.base(x)
         outputs = torch.stack([_adapted(layer, x, y) for layer in self.layers])
-        scores = (self.query(y) * self.key(outputs)).sum(dim=-1, keepdim=True) / y.shape[-1] ** 0.5
+        query, keys = self.query(y.to(self.query.weight.dtype)), self.key(outputs.to(self.key.weight.dtype))
+        scores = (query * keys).sum(dim=-1, keepdim=True) / y.shape[-1] ** 0.5
         mixed: Tensor = (scores.softmax(dim=0) * outputs).sum(dim=0)
-        return mixed
+        return mixed.to(y.dtype)
 
 
 def _base(layer: nn.Module) -> nn.Module:
@@ -57,35 +58,44 @@ def _base(layer: nn.Module) -> nn.Module:
 
 
 def _adapted(layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The adapted layer's output for x, where y is the frozen layer's."""
     if isinstance(layer, BottleneckLayer):
-        return layer._adapt("default", y)
+        return layer.adapted("default", y)
     assert isinstance(layer, LoraLinear)
-    change: Tensor = layer.lora_B["default"](layer.lora_A["default"](x)) * layer.scaling["default"]
-    return y + change
+    down, up = layer.lora_A["default"], layer.lora_B["default"]
+    change: Tensor = up(down(layer.lora_dropout["default"](x.to(down.weight.dtype))))
+    adapted: Tensor = y + (change * layer.scaling["default"]).to(y.dtype)
+    return adapted
+
+
+def _require_plain(layer: nn.Module, method: str) -> None:
+    """Raise ExpertError where a layer does more than `_adapted` knows of."""
+    variant = isinstance(layer, LoraLinear) and (layer.lora_variant or any(layer.lora_bias.values()))
+    if variant or not isinstance(layer, (BottleneckLayer, LoraLinear)):
+        given = f"{method}: {type(layer).__name__}{' with a variant of LoRA' if variant else ''}"
+        must = "outputs are mixed of bottleneck adapters or plain LoRA"
+        raise ExpertError(must, given, "Leave fusion out.")
 
 
 def fused(contest: Contest) -> nn.Module:
-    """The backbone with the target's own expert and the neighbours in every adapted layer, untrained."""
+    """The backbone with the target's own expert and its neighbours in every adapted layer.
+
+    Nothing is trained yet; what will be is the attention, and a head.
+
+    Raises:
+        ExpertError: these adapters' outputs cannot be mixed.
+    """
     own = contest.pi.own
-    experts = [own, *(with_head_of(expert, own) for expert in contest.neighbors)]
-    models = [attach_expert(contest.backbone, expert) for expert in experts]
-    module: nn.Module = models[0].requires_grad_(False)
+    heads = [Expert(own.card, own.config, with_head_of(e, own).tensors) for e in contest.neighbors]
+    models = [attach_expert(contest.backbone, expert) for expert in (own, *heads)]
+    module: nn.Module = models[0]
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and is_head(name, own.config))
     for name, layer in list(module.named_modules()):
-        if not isinstance(layer, BaseTunerLayer):
-            continue
-        if not isinstance(layer, (BottleneckLayer, LoraLinear)):
-            given = f"{own.method}: {type(layer).__name__}"
-            raise ExpertError("outputs are mixed of bottleneck adapters or LoRA", given, "Leave fusion out.")
-        width = int(cast(Tensor, _base(layer).weight).shape[0])
-        parent, _, leaf = name.rpartition(".")
-        layers = [model.get_submodule(name).requires_grad_(False) for model in models]
-        setattr(module.get_submodule(parent), leaf, FusedLayer(layers, width))
+        if isinstance(layer, BaseTunerLayer):
+            _require_plain(layer, own.method)
+            parent, _, leaf = name.rpartition(".")
+            layers = [model.get_submodule(name).requires_grad_(False) for model in models]
+            width = width_of(_base(layer), "a fusion")
+            setattr(module.get_submodule(parent), leaf, FusedLayer(layers, width))
     return module
-
-
-def fusion(contest: Contest) -> nn.Module:
-    """Only the attention is trained."""
-    with isolated_seed(contest.config.seed):
-        module = fused(contest)
-    contest.fit(module, RATE, contest.config.tune)
-    return module.eval()

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 RESAMPLES = 10_000
+FEWEST = 8  # tasks for an interval: of fewer, the bootstrap's are too narrow
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference in score, its 95 % interval, and on how many of the tasks it is above or below 0."""
+    """A mean difference in score, its 95 % interval, and on how many of the tasks it is above or below 0.
+
+    The interval's ends are None where there are fewer than `FEWEST` tasks.
+    """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     better: int
     worse: int
     tasks: int
@@ -38,21 +42,18 @@ def paired_difference(
     by_task: dict[str, list[float]] = {}
     for task, run in shared:
         by_task.setdefault(task, []).append(one[task, run] - other[task, run])
+    means = np.array([np.mean(row) for row in by_task.values()])
+    low, high = _interval(list(by_task.values()), seed) if len(by_task) >= FEWEST else (None, None)
+    better, worse = int((means > 0).sum()), int((means < 0).sum())
+    return Difference(float(means.mean()), low, high, better, worse, len(means))
+
+
+def _interval(rows: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
-    rows = list(by_task.values())
-    means = np.array([np.mean(row) for row in rows])
     # For each resample and task: the mean of so many seeds, drawn with replacement.
     drawn = np.stack(
         [np.asarray(row)[rng.integers(len(row), size=(RESAMPLES, len(row)))].mean(axis=1) for row in rows]
     )
     picked = rng.integers(len(rows), size=(RESAMPLES, len(rows)))
-    totals = drawn[picked, np.arange(RESAMPLES)[:, None]].mean(axis=1)
-    low, high = np.percentile(totals, [2.5, 97.5])
-    return Difference(
-        float(means.mean()),
-        float(low),
-        float(high),
-        int((means > 0).sum()),
-        int((means < 0).sum()),
-        len(rows),
-    )
+    low, high = np.percentile(drawn[picked, np.arange(RESAMPLES)[:, None]].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from importlib.util import find_spec
 
 from pituning.bench.contest import Contest
 from pituning.bench.merging import Differences, weighted
@@ -16,17 +17,25 @@ from pituning.train import evaluate
 MOST, EVALUATIONS, BOUND, PENALTY = 20, 40, 1.5, 0.05
 
 
+def require_nevergrad() -> None:
+    """Raise ConfigError where the optional package is not installed."""
+    if find_spec("nevergrad") is None:
+        fix = "pip install 'pituning[bench]', or leave lorahub out."
+        raise ConfigError("LoRAHub needs the package nevergrad", "it is not installed", fix)
+
+
 def lorahub(contest: Contest) -> Expert:
     """The sum of up to 20 experts' differences from their start, times weights that lower the training loss.
 
+    That loss is taken as all losses here are (`calibrated_loss`), not at the temperature 1.
+
     Raises:
         ConfigError: nevergrad is not installed.
+        MixtureError: the experts are not of one initialisation.
     """
-    try:
-        import nevergrad as ng  # lazy: an extra
-    except ImportError as error:
-        fix = "pip install 'pituning[bench]'"
-        raise ConfigError("LoRAHub needs the package nevergrad", "it is not installed", fix) from error
+    require_nevergrad()
+    import nevergrad as ng  # lazy: an extra
+
     experts = contest.others[:MOST]
     mixed = Differences(contest.backbone, contest.pi.own, experts, init_seed=contest.pool.init_seed)
     mixed.model.eval()

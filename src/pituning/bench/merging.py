@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pituning.backbones import Backbone
 from pituning.expert import Expert, attach, load_into, saved_tensors
+from pituning.interpolate.compatible import check_mixable
 from pituning.interpolate.parameters import with_head_of
 from pituning.interpolate.slots import adapter_parameters
 from pituning.predict.embedding import component_name
@@ -25,11 +26,15 @@ class Differences:
     Args:
         target: whose head, where there is one, and whose card the merged expert has.
         experts: of one initialisation, which `init_seed` draws.
+
+    Raises:
+        MixtureError: they are not of one initialisation.
     """
 
     def __init__(
         self, backbone: Backbone, target: Expert, experts: Sequence[Expert], *, init_seed: int
     ) -> None:
+        check_mixable([target, *(e for e in experts if e is not target)], "parameters", target.name, backbone)
         self.target = target
         self.model = attach(backbone, target.config, labels=target.card.labels, seed=init_seed)
         self.start = self._read()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from pituning.backbones import load_backbone
 from pituning.bench import METHODS, Contest, paired_difference
+from pituning.bench.lorahub import require_nevergrad
 from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import members, task_named
@@ -19,6 +22,8 @@ from pituning.cli.terminal import say, table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import library_versions, unwritable
+from pituning.manifest import MANIFEST
+from pituning.metrics import METRICS
 from pituning.pool import Pool
 from pituning.spelling import did_you_mean
 
@@ -52,6 +57,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if unknown:
         fix = f"{did_you_mean(unknown[0], METHODS)}Choose among them."
         raise ConfigError(f"--methods are of {', '.join(METHODS)}", repr(unknown[0]), fix)
+    if "lorahub" in options.methods:
+        require_nevergrad()
     tasks = [task_named(name) for item in options.tasks for name in members(item)]
     for task in tasks:
         require_pictures(task)
@@ -78,31 +85,60 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
     """What a method scored, from its file where there is one.
 
-    A method that does not fit the backbone or the pool has the reason in the place of a score.
+    A method that does not fit the backbone or the pool has the reason in the place of a score, and no file.
+    `seconds` are of the method alone; `before` those of the π-Tuning that it took experts from.
+
+    Raises:
+        ConfigError: the file is of other data, experts, model or options.
     """
-    task, seed = contest.task.name, contest.config.seed
-    file = out / f"{task}-{name}-seed{seed}.json"
+    task, seed, method = contest.task, contest.config.seed, METHODS[name]
+    file, key = out / f"{task.name}-{name}-seed{seed}.json", _key(contest, name)
     if file.exists():
-        return dict(json.loads(file.read_text()))
-    document: dict[str, Any] = {"task": task, "metric": contest.task.metric, "method": name, "seed": seed}
-    start = time.perf_counter()
+        return _known(file, key)
+    document: dict[str, Any] = {"task": task.name, "metric": task.metric, "method": name, "seed": seed}
     try:
-        document["score"] = contest.score(METHODS[name].make(contest))
+        before = contest.pi.seconds if method.needs_pi else 0.0
+        start = time.perf_counter()
+        made = method.make(contest)
+        seconds = time.perf_counter() - start
+        document["score"] = contest.score(made)
     except PituningError as error:
-        document["refused"] = str(error)
-    document |= {"seconds": round(time.perf_counter() - start, 1), "versions": library_versions()}
+        say(f"{task.name} seed {seed} {name}: {error}")
+        return document | {"refused": str(error)}
+    document |= {"seconds": round(seconds, 1), "before": round(before, 1)}
+    document |= {"key": key, "versions": library_versions()}
     scratch = file.with_suffix(".new")
     try:
         scratch.write_text(json.dumps(document, indent=1) + "\n")
         os.replace(scratch, file)
     except OSError as error:
         raise unwritable(out, error) from error
-    say(f"{task} seed {seed} {name}: {document.get('score', document.get('refused'))}")
+    say(f"{task.name} seed {seed} {name}: {document['score']:.4f}")
+    return document
+
+
+def _key(contest: Contest, name: str) -> str:
+    """Of all that a result depends on."""
+    pool = (contest.pool.path / MANIFEST).read_bytes()
+    told = f"{name}{contest.config}{contest.task.fingerprint}{contest.backbone.fingerprint}"
+    return hashlib.sha256(told.encode() + pool).hexdigest()
+
+
+def _known(file: Path, key: str) -> dict[str, Any]:
+    try:
+        document = dict(json.loads(file.read_text()))
+    except ValueError:
+        document = {}
+    if document.get("key") != key:
+        fix = "Choose another --out, or remove the file."
+        raise ConfigError("results are of the same data, pool, backbone and options", f"{file} is not", fix)
     return document
 
 
 def _scores(runs: Sequence[dict[str, Any]], method: str) -> dict[tuple[str, int], float]:
-    return {(r["task"], r["seed"]): r["score"] for r in runs if r["method"] == method and "score" in r}
+    """(task, seed) -> the score as a part of the most that the metric can reach."""
+    mine = [run for run in runs if run["method"] == method and "score" in run]
+    return {(run["task"], run["seed"]): run["score"] / METRICS[run["metric"]].most for run in mine}
 
 
 def _summary(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -111,12 +147,12 @@ def _summary(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(run["method"] for run in runs):
         scores = _scores(runs, method)
-        if not scores:
-            reasons = [run["refused"] for run in runs if run["method"] == method]
-            found[method] = {"refused": reasons[0]}
-            continue
-        zero = dict.fromkeys(scores, 0.0)
-        found[method] = {"mean": paired_difference(scores, zero).mean, "runs": len(scores)}
+        reasons = [run["refused"] for run in runs if run["method"] == method and "refused" in run]
+        found[method] = {"runs": len(scores)} | ({"refused": reasons} if reasons else {})
+        if scores:
+            tasks = {task for task, _ in scores}
+            by_task = [[value for (name, _), value in scores.items() if name == task] for task in tasks]
+            found[method]["mean"] = mean(map(mean, by_task))
         if scores.keys() & reference.keys() and method != REFERENCE:
             found[method]["difference"] = vars(paired_difference(scores, reference))
     return found
@@ -126,12 +162,14 @@ def _as_text(runs: Sequence[dict[str, Any]]) -> str:
     rows, notes = [], []
     for method, found in _summary(runs).items():
         title = METHODS[method].title
-        if "refused" in found:
-            notes.append(f"{title}: {found['refused']}")
+        notes += [f"{title}: {reason}" for reason in dict.fromkeys(found.get("refused", ()))]
+        if "mean" not in found:
             continue
-        gap = found.get("difference")
-        told = f"{gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]" if gap else ""
-        signs = f"{gap['better']} / {gap['worse']} of {gap['tasks']}" if gap else ""
-        rows.append((title, f"{found['mean']:.4f}", told, signs))
-    columns = ("method", "mean", "minus its own expert [95 %]", "better / worse")
+        gap, told, signs = found.get("difference"), "", ""
+        if gap:
+            told = f"{gap['mean']:+.4f}"
+            told += "" if gap["low"] is None else f" [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+            signs = f"{gap['better']} / {gap['worse']} of {gap['tasks']}"
+        rows.append((title, f"{found['mean']:.4f}", told, signs, str(found["runs"])))
+    columns = ("method", "mean", "minus its own expert", "better / worse", "runs")
     return "\n".join([table("all tasks and seeds", columns, rows), *notes])

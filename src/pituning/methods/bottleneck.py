@@ -120,10 +120,11 @@ class BottleneckLayer(nn.Module, UnmergeableLayer):
             return y
         for name in self.active_adapters:
             if name in self.bottleneck_down:
-                y = self._adapt(name, y)
+                y = self.adapted(name, y)
         return y
 
-    def _adapt(self, name: str, y: Tensor) -> Tensor:
+    def adapted(self, name: str, y: Tensor) -> Tensor:
+        """What follows one adapter: the base layer's output, `[..., width]`, and the change."""
         config = self.bottleneck_config[name]
         down, up = cast(nn.Linear, self.bottleneck_down[name]), cast(nn.Linear, self.bottleneck_up[name])
         hidden = ACTIVATIONS[config.non_linearity](down(y.to(down.weight.dtype)))
