@@ -114,7 +114,7 @@ class Evaluation:
     """A validation result; the greater is the better: the one with the lower loss.
 
     While training, the score only informs: on a few dozen examples it moves in steps of several points.
-    Between experts whose answers are free-form it decides; see `selection.merit`.
+    Between experts that draw boxes it decides; see `selection.merit`.
 
     Attributes:
         negative_loss: minus the mean loss, in nats; among candidates, see `train.calibrated_loss`.

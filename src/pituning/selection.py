@@ -11,6 +11,7 @@ from torch import nn
 from pituning.backbones import Backbone
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
+from pituning.metrics import METRICS
 from pituning.seed import isolated_seed
 from pituning.task import Task
 from pituning.train import evaluate, score
@@ -21,7 +22,7 @@ def validated(
 ) -> dict[str, Evaluation]:
     """Each expert, or adapted module, on the validation examples; empty where there are none.
 
-    Free-form answers are generated.
+    Boxes are generated; other free-form answers, whose score decides nothing, are not.
     """
     if not task.validation:
         return {}
@@ -29,19 +30,23 @@ def validated(
     for name, expert in experts.items():
         model = attach_expert(backbone, expert) if isinstance(expert, Expert) else expert
         found[name] = evaluate(backbone, model, task, task.validation)
-        if found[name].score is None:
+        if _draws_boxes(task):
             found[name] = replace(found[name], score=score(backbone, model, task, "validation"))
     return found
 
 
 def merit(task: Task, found: Evaluation) -> tuple[float, float]:
-    """What decides between two experts, the greater the better: the loss, or of free-form answers the score.
+    """What decides between two experts, the greater the better: the loss; where boxes are drawn, the score.
 
-    There, an expert that was trained on much data is nearly right in a way that the loss, which asks for the
-    very words or numbers, does not see. Where the scores are equal, the loss decides.
+    A box can be nearly right, which the loss, that asks for the very numbers, does not see. Where the scores
+    are equal, the loss decides. Of written answers, a score of few examples says less than the loss.
     """
-    score = 0.0 if task.candidates or found.score is None else found.score
+    score = found.score if _draws_boxes(task) and found.score is not None else 0.0
     return (score, found.negative_loss if math.isfinite(found.negative_loss) else -math.inf)
+
+
+def _draws_boxes(task: Task) -> bool:
+    return METRICS[task.metric].gold == "box"
 
 
 def best_of(task: Task, found: Mapping[str, Evaluation]) -> str:

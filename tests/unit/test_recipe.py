@@ -285,16 +285,18 @@ def test_the_loss_is_that_at_the_best_temperature_of_one_and_more() -> None:
     assert calibrated_loss(-right * 50, gold) == pytest.approx(log(3), abs=1e-4)  # always wrong
 
 
-def test_answers_of_a_list_are_judged_by_the_loss_and_free_ones_by_the_score(target: Task) -> None:
-    example = Example(text_a="a", references=("b",))
-    free = Task(name="free", modality="text", kind="text-generation", metric="chrf", train=(example,))
+def test_answers_are_judged_by_the_loss_and_boxes_by_the_score(target: Task) -> None:
+    example = Example(text_a="a", bbox=(0.1, 0.1, 0.5, 0.5))
+    boxes = Task(name="free", modality="text", kind="grounding", metric="acc@iou0.5", train=(example,))
+    written = replace(boxes, kind="text-generation", metric="chrf")
     sure, right = Evaluation(-1.0, 0.4), Evaluation(-2.0, 0.6)
     assert max(sure, right, key=lambda found: merit(target, found)) is sure
-    assert max(sure, right, key=lambda found: merit(free, found)) is right
-    assert merit(free, sure) > merit(free, replace(sure, negative_loss=-1.1))
+    assert max(sure, right, key=lambda found: merit(boxes, found)) is right
+    assert max(sure, right, key=lambda found: merit(written, found)) is sure
+    assert merit(boxes, sure) > merit(boxes, replace(sure, negative_loss=-1.1))
     assert merit(target, Evaluation(float("nan"))) < merit(target, right)
-    assert decided_by(free, {"expert": sure, "mixture": right}) == "chrf"
-    assert decided_by(free, {"expert": sure, "mixture": replace(sure, negative_loss=-3.0)}) == "loss"
+    assert decided_by(boxes, {"expert": sure, "mixture": right}) == "acc@iou0.5"
+    assert decided_by(boxes, {"expert": sure, "mixture": replace(sure, negative_loss=-3.0)}) == "loss"
     assert decided_by(target, {"expert": sure, "mixture": right}) == "loss"
 
 
