@@ -97,6 +97,17 @@ def accuracy_at_iou(predictions: Sequence[str], boxes: Sequence[Box], threshold:
     return sum(hits) / len(hits)
 
 
+def mean_iou(predictions: Sequence[str], boxes: Sequence[Box]) -> float:
+    """Mean IoU of predicted boxes (see `parse_box`) with theirs; 0 for a prediction that is no box.
+
+    Example:
+        >>> mean_iou(["0 0 999 999", "none"], [(0, 0, 0.5, 1), (0, 0, 1, 1)])
+        0.25
+    """
+    found = [iou(parse_box(p), box) for p, box in zip(predictions, boxes, strict=True)]
+    return sum(found) / len(found)
+
+
 def iou(a: Box, b: Box) -> float:
     """Area of the intersection over area of the union of two boxes (x0, y0, x1, y1).
 
@@ -164,6 +175,7 @@ METRICS: Mapping[str, Metric] = {
         Metric(name="exact_match", gold="texts", compute=exact_match),
         Metric(name="chrf", gold="texts", compute=chrf),
         Metric(name="acc@iou0.5", gold="box", compute=accuracy_at_iou),
+        Metric(name="mean_iou", gold="box", compute=mean_iou),
         Metric(name="f1_positive", gold="label", compute=f1_positive),
         Metric(name="vqa_accuracy", gold="answers", compute=vqa_accuracy),
         Metric(name="cider_d", gold="texts", compute=cider_d, most=10.0),

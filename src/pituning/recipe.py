@@ -123,7 +123,7 @@ class PiResult:
         validation: what decided, for the target's own expert and the mixture: the negative loss on the
             validation examples (see `Evaluation`), and the score. Empty where there are none; the mixture is
             then kept.
-        decided_by: "loss", or the metric where boxes are drawn and the scores differ; see `merit`.
+        decided_by: "loss", or "mean_iou" where boxes are drawn and it differs; see `merit`.
     """
 
     task: str

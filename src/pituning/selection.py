@@ -16,13 +16,15 @@ from pituning.seed import isolated_seed
 from pituning.task import Task
 from pituning.train import evaluate, score
 
+OVERLAP = "mean_iou"  # what decides where boxes are drawn
+
 
 def validated(
     backbone: Backbone, task: Task, experts: Mapping[str, Expert | nn.Module]
 ) -> dict[str, Evaluation]:
     """Each expert, or adapted module, on the validation examples; empty where there are none.
 
-    Boxes are generated; other free-form answers, whose score decides nothing, are not.
+    Where boxes are drawn, the score is their mean IoU.
     """
     if not task.validation:
         return {}
@@ -31,15 +33,16 @@ def validated(
         model = attach_expert(backbone, expert) if isinstance(expert, Expert) else expert
         found[name] = evaluate(backbone, model, task, task.validation)
         if _draws_boxes(task):
-            found[name] = replace(found[name], score=score(backbone, model, task, "validation"))
+            overlap = score(backbone, model, replace(task, metric=OVERLAP), "validation")
+            found[name] = replace(found[name], score=overlap)
     return found
 
 
 def merit(task: Task, found: Evaluation) -> tuple[float, float]:
-    """What decides between two experts, the greater the better: the loss; where boxes are drawn, the score.
+    """What decides between two experts, the greater the better: the loss; where boxes are drawn, their IoU.
 
-    A box can be nearly right, which the loss, that asks for the very numbers, does not see. Where the scores
-    are equal, the loss decides. Of written answers, a score of few examples says less than the loss.
+    A box can be nearly right, which the loss, that asks for the very numbers, does not see; and of few boxes
+    the mean overlap says more than how many pass a threshold.
     """
     score = found.score if _draws_boxes(task) and found.score is not None else 0.0
     return (score, found.negative_loss if math.isfinite(found.negative_loss) else -math.inf)
@@ -55,9 +58,9 @@ def best_of(task: Task, found: Mapping[str, Evaluation]) -> str:
 
 
 def decided_by(task: Task, validation: Mapping[str, Evaluation]) -> str:
-    """The metric, where `merit` saw a difference in it; else the loss."""
+    """The overlap, where `merit` saw a difference in it; else the loss."""
     scores = {merit(task, found)[0] for found in validation.values()}
-    return task.metric if len(scores) > 1 else "loss"
+    return OVERLAP if len(scores) > 1 else "loss"
 
 
 def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: int) -> dict[str, float]:

@@ -295,7 +295,7 @@ def test_answers_are_judged_by_the_loss_and_boxes_by_the_score(target: Task) -> 
     assert max(sure, right, key=lambda found: merit(written, found)) is sure
     assert merit(boxes, sure) > merit(boxes, replace(sure, negative_loss=-1.1))
     assert merit(target, Evaluation(float("nan"))) < merit(target, right)
-    assert decided_by(boxes, {"expert": sure, "mixture": right}) == "acc@iou0.5"
+    assert decided_by(boxes, {"expert": sure, "mixture": right}) == "mean_iou"
     assert decided_by(boxes, {"expert": sure, "mixture": replace(sure, negative_loss=-3.0)}) == "loss"
     assert decided_by(target, {"expert": sure, "mixture": right}) == "loss"
 
