@@ -24,6 +24,7 @@ from provenance import provenance
 from pituning.backbones import Backbone, load_backbone
 from pituning.building import build_pool
 from pituning.cli.recipes import Recipe, read_recipe
+from pituning.example import first_by_hash
 from pituning.expert import attach_expert
 from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
@@ -39,8 +40,7 @@ LARGEST_TEST = 500  # examples of a real task's test split, the first by hash
 
 def real_task(path: str) -> Task:
     task = load_task(DATA / path)
-    test = sorted(task.test, key=lambda example: example.digest)[:LARGEST_TEST]
-    return replace(task, test=tuple(test))
+    return replace(task, test=tuple(first_by_hash(task.test, LARGEST_TEST)))
 
 
 def real_pictures() -> dict[str, Callable[[], Task]]:

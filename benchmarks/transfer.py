@@ -33,7 +33,7 @@ from pituning.metrics import METRICS
 from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, embed, similarity
-from pituning.recipe import PiConfig, _Mixing
+from pituning.recipe import Mixing, PiConfig
 from pituning.selection import merit, validated
 from pituning.task import Task
 from pituning.train import score, train_expert
@@ -60,11 +60,11 @@ def pairs(backbone: Backbone, pool: Pool, name: str, config: PiConfig) -> None:
     document |= {"task": name, "metric": task.metric, "seed": SEED, "shots": SHOTS, **provenance()}
     if "expert" not in document:
         document["expert"] = score(backbone, attach_expert(backbone, own), task)
-    mixing = _Mixing(backbone, own, {other: pool.get(other) for other in pool}, replace(config, k=1))
+    mixing = Mixing(backbone, own, {other: pool.get(other) for other in pool}, replace(config, k=1))
     for other in missing:
         near = [Neighbor(other, 0.0)]
         begin = mixing.begin(near, few, progress=False)
-        mixture = mixing.mixture(near, begin)
+        mixture = mixing.mixture([other], begin)
         tune(mixture, few, replace(config.tune, seed=SEED))
         found = score(backbone, attach_expert(backbone, mixture.collapse()), task)
         document["found"][other] = {"score": found, "start": begin}
@@ -87,9 +87,7 @@ def ways(backbone: Backbone, pool: Pool) -> Mapping[str, Way]:
     paper, kept = FisherConfig(setting="paper"), dict[tuple[str, str, str], TaskEmbedding]()
     everyone = [pool.get(name) for name in pool]
     rows = Differences(backbone, everyone[0], everyone, init_seed=pool.init_seed).rows
-    flat = {
-        name: torch.cat([*map(Tensor.flatten, row.values())]) for name, row in zip(pool, rows, strict=True)
-    }
+    flat = {name: _flat(row) for name, row in zip(pool, rows, strict=True)}
 
     def embedded(expert: Expert, task: Task, config: FisherConfig) -> TaskEmbedding:
         key = (expert.digest, task.fingerprint, config.hash)

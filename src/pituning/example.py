@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -107,3 +108,8 @@ def _image_hash(image: bytes) -> str:
 def content_hash(content: object) -> str:
     """SHA-256 in hex of `content` written as JSON."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def first_by_hash(examples: Iterable[Example], count: int | None) -> list[Example]:
+    """At most so many, the same ones whatever the order they come in."""
+    return sorted(examples, key=lambda example: example.digest)[:count]

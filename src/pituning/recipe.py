@@ -16,6 +16,7 @@ from pituning.backbones import Backbone
 from pituning.captions import JAVA, require_java
 from pituning.distributed import from_first, is_first
 from pituning.errors import ConfigError, TrainingError
+from pituning.example import first_by_hash
 from pituning.expert import Expert
 from pituning.fit import Evaluation
 from pituning.interpolate import Mixture, TuneConfig, tune
@@ -195,7 +196,7 @@ def pi_tune(
     trying = config.start == "best" and bool(target.validation)
     reach = config.k * (REACH if trying else 1)
     near = around.nearest(embedding, reach, space=config.space, without=refused)
-    mixing = _Mixing(backbone, own, around.experts, config)
+    mixing = Mixing(backbone, own, around.experts, config)
     begin = EQUAL
     if trying and near:
         choose = partial(mixing.begin, near, target, progress=progress)
@@ -203,7 +204,7 @@ def pi_tune(
     neighbors = mixing.neighbors(near, begin)
 
     # 3. Interpolate: learn the weights and the experts on the target.
-    mixture = mixing.mixture(neighbors, begin)
+    mixture = mixing.mixture([neighbor.name for neighbor in neighbors], begin)
     before = mixture.collapse(rank=config.rank)
     tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
 
@@ -240,7 +241,7 @@ def pi_tune(
 
 
 @dataclass(frozen=True)
-class _Mixing:
+class Mixing:
     """The target's own expert and those of the pool, as the configuration mixes them."""
 
     backbone: Backbone
@@ -248,11 +249,11 @@ class _Mixing:
     experts: Mapping[str, Expert]
     config: PiConfig
 
-    def mixture(self, neighbors: Sequence[Neighbor], begin: str) -> Mixture:
-        """With equal weights, or almost at one neighbour."""
+    def mixture(self, names: Sequence[str], begin: str = EQUAL) -> Mixture:
+        """Of the target's own and the experts named: with equal weights, or almost at one of them."""
         mixture = Mixture(
             self.backbone,
-            [self.own, *(self.experts[neighbor.name] for neighbor in neighbors)],
+            [self.own, *(self.experts[name] for name in names)],
             space=self.config.space,
             sharing=self.config.sharing,
             train_experts=not self.config.freeze_experts,
@@ -260,7 +261,7 @@ class _Mixing:
         )
         if begin == EQUAL:
             return mixture
-        rest = (1 - ALMOST) / len(neighbors)
+        rest = (1 - ALMOST) / len(names)
         return mixture.start_at({e.name: ALMOST if e.name == begin else rest for e in mixture.experts})
 
     def alone(self, name: str) -> Expert:
@@ -279,8 +280,8 @@ class _Mixing:
     def shortlist(self, near: Sequence[Neighbor], task: Task) -> list[Neighbor]:
         """The k nearest, and the k others that do best as they are: few examples embed a task poorly."""
         k, few = self.config.k, _first(task, GLANCE)
-        alone = {neighbor.name: self.alone(neighbor.name) for neighbor in near[k:]}
-        found = from_first(partial(validated, self.backbone, few, alone))
+        names = [neighbor.name for neighbor in near[k:]]
+        found = from_first(lambda: validated(self.backbone, few, {n: self.alone(n) for n in names}))
         others = sorted(near[k:], key=lambda neighbor: merit(task, found[neighbor.name]), reverse=True)
         return [*near[:k], *others[:k]]
 
@@ -294,7 +295,7 @@ class _Mixing:
         short = replace(tuning, seed=self.config.seed, epochs=min(TRIAL_EPOCHS, tuning.epochs))
         few, found = _first(task, TRIAL_EXAMPLES), dict[str, Evaluation]()
         for begin in (EQUAL, *(neighbor.name for neighbor in self.shortlist(near, task))):
-            mixture = self.mixture(self.neighbors(near, begin), begin)
+            mixture = self.mixture([n.name for n in self.neighbors(near, begin)], begin)
             with suppress(TrainingError):  # a start from which the loss does not stay finite is none
                 tune(mixture, few, short, progress=progress)
                 tried = {begin: mixture.collapse(rank=self.config.rank)}
@@ -304,10 +305,7 @@ class _Mixing:
 
 def _first(task: Task, count: int) -> Task:
     """The task with at most so many examples to train and to validate on, the first by hash."""
-    train, validation = (
-        tuple(sorted(examples, key=lambda example: example.digest)[:count])
-        for examples in (task.train, task.validation)
-    )
+    train, validation = (tuple(first_by_hash(examples, count)) for examples in (task.train, task.validation))
     return replace(task, train=train, validation=validation)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from pituning.backbones import Backbone
 from pituning.backbones.base import batches_by_length
 from pituning.card import ExpertCard
 from pituning.errors import ConfigError, ExpertError
+from pituning.example import first_by_hash
 from pituning.expert import (
     Expert,
     attach,
@@ -24,7 +26,7 @@ from pituning.expert import (
     method_of,
     saved_tensors,
 )
-from pituning.fit import Evaluation, FitConfig, fit
+from pituning.fit import Evaluation, FitConfig, FitResult, fit
 from pituning.foundation import checkpoint_activations
 from pituning.methods import METHOD_NAMES, peft_config
 from pituning.parts import BatchLosses
@@ -107,19 +109,15 @@ def train_expert(
     if config.gradient_checkpointing:
         checkpoint_activations(model.get_base_model())
     initialisation = initialisation_of(model)
-    examples = list(task.train)
+    used = task
     if config.max_examples is not None:
-        examples = sorted(examples, key=lambda example: example.digest)[: config.max_examples]
+        used = replace(task, train=tuple(first_by_hash(task.train, config.max_examples)))
     rate = config.learning_rate or LEARNING_RATES.get(method_of(adapter), OTHER_LEARNING_RATE)
-    result = fit(
+    result = fit_module(
+        backbone,
         model,
-        [{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate}],
-        BatchLosses(
-            lambda batch: backbone.collate(batch, task),
-            lambda inputs: backbone.loss(model, inputs, config.label_smoothing),
-        ),
-        (lambda: evaluate(backbone, model, task, task.validation)) if task.validation else None,
-        examples,
+        used,
+        rate,
         config,
         key=f"{backbone.fingerprint}{sorted(backbone.settings.items())}{task.fingerprint}{initialisation}",
         workdir=workdir,
@@ -153,6 +151,36 @@ def train_expert(
         },
     )
     return Expert(card, model.peft_config["default"], saved_tensors(model))
+
+
+def fit_module(
+    backbone: Backbone, module: nn.Module, task: Task, rate: float, config: FitConfig, **options: Any
+) -> FitResult:
+    """Train what can be trained in a module that makes the backbone's outputs; the best state stays in it.
+
+    Args:
+        backbone: reads the examples and takes the loss.
+        module: its parameters with `requires_grad` are trained.
+        task: its training split, and its validation split for early stopping.
+        rate: of AdamW.
+        config: see FitConfig.
+        options: of `fit`.
+
+    Raises:
+        TrainingError: see `fit`.
+    """
+    return fit(
+        module,
+        [{"params": [p for p in module.parameters() if p.requires_grad], "lr": rate}],
+        BatchLosses(
+            lambda batch: backbone.collate(batch, task),
+            lambda inputs: backbone.loss(module, inputs, config.label_smoothing),
+        ),
+        (lambda: evaluate(backbone, module, task, task.validation)) if task.validation else None,
+        task.train,
+        config,
+        **options,
+    )
 
 
 def _attached(backbone: Backbone, adapter: PeftConfig, labels: Sequence[str], seed: int) -> PeftModel:

@@ -26,7 +26,7 @@ from pituning.interpolate import Mixture, TuneResult, tune
 from pituning.methods import peft_config
 from pituning.neighborhood import Neighborhood, shared_modules
 from pituning.predict import Neighbor, embed
-from pituning.recipe import _Mixing
+from pituning.recipe import Mixing
 from pituning.selection import decided_by, merit
 from pituning.task import Task
 from pituning.train import calibrated_loss, evaluate, score, train_expert
@@ -155,7 +155,7 @@ def test_where_the_mixture_begins_is_one_of_its_neighbours(
     begin: str, expected: str, backbone: Backbone, pool: Pool
 ) -> None:
     near = [Neighbor(f"n{place}", 0.9 - place / 10) for place in range(4)]
-    mixing = _Mixing(backbone, pool.get("text0"), {}, CONFIG)
+    mixing = Mixing(backbone, pool.get("text0"), {}, CONFIG)
     assert [neighbor.name for neighbor in mixing.neighbors(near, begin)] == expected.split()
 
 
@@ -171,7 +171,7 @@ def test_of_those_beyond_the_nearest_the_ones_that_do_best_as_they_are_are_tried
     monkeypatch.setattr(recipe_module, "validated", found)
     monkeypatch.setattr(recipe_module, "GLANCE", 2)
     experts = {name: pool.get(name) for name in pool}
-    mixing = _Mixing(backbone, pool.get("text0").renamed("own"), experts, replace(CONFIG, k=1))
+    mixing = Mixing(backbone, pool.get("text0").renamed("own"), experts, replace(CONFIG, k=1))
     near = [Neighbor(name, 0.5) for name in ("text0", "text1", "text2")]
     assert [n.name for n in mixing.shortlist(near, target)] == ["text0", "text2"]
     assert seen == [2]
@@ -210,7 +210,7 @@ def test_a_resumed_run_goes_on_from_the_start_it_chose(
     backbone: Backbone, target: Task, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = pi_tune(backbone, target, pool, CONFIG, workdir=tmp_path)
-    monkeypatch.setattr(_Mixing, "begin", lambda *_, **__: pytest.fail("the starts are tried again"))
+    monkeypatch.setattr(Mixing, "begin", lambda *_, **__: pytest.fail("the starts are tried again"))
     again = pi_tune(backbone, target, pool, CONFIG, workdir=tmp_path, resume=True)
     assert again.start == whole.start
     assert same_tensors(again.expert, whole.expert)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,13 +11,12 @@ from torch import nn
 from pituning.backbones import Backbone
 from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert, attach_expert
-from pituning.fit import FitConfig, fit
+from pituning.fit import FitConfig
 from pituning.interpolate import Mixture
-from pituning.parts import BatchLosses
 from pituning.pool import Pool
-from pituning.recipe import REACH, PiConfig, PiResult, pi_tune
+from pituning.recipe import REACH, Mixing, PiConfig, PiResult, pi_tune
 from pituning.task import Task
-from pituning.train import evaluate, score
+from pituning.train import fit_module, score
 
 Made = Expert | nn.Module
 
@@ -97,36 +97,20 @@ class Contest:
         names = {neighbor.name for neighbor in self.pi.neighbors}
         return [expert for expert in self.others if expert.name in names]
 
-    def mixture(self, others: list[Expert], *, train_experts: bool = False) -> Mixture:
-        """The target's own expert and others, with equal weights, as the configuration mixes them."""
-        own = self.pi.own
-        return Mixture(
-            self.backbone,
-            [own, *others],
-            space=self.config.space,
-            sharing=self.config.sharing,
-            train_experts=train_experts,
-            target=own.name,
-        )
+    @cached_property
+    def mixing(self) -> Mixing:
+        """How the configuration mixes the target's own expert with others."""
+        others = {expert.name: expert for expert in self.others}
+        return Mixing(self.backbone, self.pi.own, others, self.config)
 
-    def alone(self, expert: Expert) -> Expert:
-        """Another expert as it is, under the head of the target's own where there is one."""
-        return self.mixture([expert]).start_at({self.pi.own.name: 0.0, expert.name: 1.0}).collapse()
+    def mixture(self, others: Sequence[Expert], *, train_experts: bool = False) -> Mixture:
+        """The target's own expert and others, with equal weights."""
+        config = replace(self.config, freeze_experts=not train_experts)
+        return replace(self.mixing, config=config).mixture([expert.name for expert in others])
 
     def fit(self, module: nn.Module, rate: float, config: FitConfig) -> None:
         """Train what can be trained in a module that makes the backbone's outputs; the best state stays."""
-        backbone, few = self.backbone, self.few
-        fit(
-            module,
-            [{"params": [p for p in module.parameters() if p.requires_grad], "lr": rate}],
-            BatchLosses(
-                lambda batch: backbone.collate(batch, few),
-                lambda inputs: backbone.loss(module, inputs, config.label_smoothing),
-            ),
-            (lambda: evaluate(backbone, module, few, few.validation)) if few.validation else None,
-            few.train,
-            replace(config, seed=self.config.seed),
-        )
+        fit_module(self.backbone, module, self.few, rate, replace(config, seed=self.config.seed))
 
     def score(self, made: Made) -> float:
         """The task's metric on its test split."""

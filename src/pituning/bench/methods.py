@@ -113,7 +113,7 @@ def _pi(contest: Contest) -> Expert:
 
 def _neighbor(contest: Contest) -> Expert:
     """Of those that π-Tuning looks at, the one that validates best as it is; else the nearest."""
-    alone = [contest.alone(expert) for expert in contest.reach]
+    alone = [contest.mixing.alone(expert.name) for expert in contest.reach]
     found = validated(contest.backbone, contest.few, {str(row): one for row, one in enumerate(alone)})
     return alone[int(max(found, key=lambda row: merit(contest.few, found[row]), default="0"))]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image
 
 from pituning.backbones import Backbone
-from pituning.example import Example
+from pituning.example import Example, first_by_hash
 from pituning.expert import attach_expert
 from pituning.metrics import METRICS, parse_box
 from pituning.pool import Pool
@@ -72,7 +72,7 @@ def _told_start(result: PiResult) -> str:
 
 def shown_examples(backbone: Backbone, task: Task, result: PiResult, seed: int) -> list[ExampleShown]:
     """The first test examples by hash, as the bare backbone, the own expert and the mixture answer them."""
-    examples = sorted(task.test, key=lambda example: example.digest)[:SHOWN]
+    examples = first_by_hash(task.test, SHOWN)
     if not examples:
         return []
     with isolated_seed(seed):  # of a head, as in `tested`

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from pituning.backbones import Backbone
 from pituning.backbones.base import batches_by_length
 from pituning.errors import BackboneError, ConfigError, StaleEmbeddingError
+from pituning.example import first_by_hash
 from pituning.expert import Expert, attach_expert, is_head
 from pituning.predict.fisher import accumulate, batch_squared_fisher
 from pituning.predict.similarity import Setting, similarity
@@ -228,7 +229,7 @@ def embed(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and is_head(name, expert.config):
             parameter.requires_grad_(False)
-    examples = sorted(task.train, key=lambda example: example.digest)[: config.max_examples]
+    examples = first_by_hash(task.train, config.max_examples)
     if config.labels == "sampled":
         examples = sample_labels(backbone, model, examples, task, config.seed)
     fisher, seen = _fisher(backbone, model, examples, task, config, progress)
