@@ -41,6 +41,7 @@ def one_run(backbone: Backbone, task: Task, pool: Pool, config: PiConfig, cache:
         "neighbors": [asdict(neighbor) for neighbor in result.neighbors],
         "weights": result.weights,
         "validation": result.validation,
+        "lead": result.lead and asdict(result.lead),
         "config": _told(config),
         "examples": {"train": len(few.train), "validation": len(few.validation), "test": len(task.test)},
         "seconds": time.monotonic() - start,

@@ -33,8 +33,8 @@ from pituning.metrics import METRICS
 from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, embed, similarity
-from pituning.recipe import Mixing, PiConfig
-from pituning.selection import merit, validated
+from pituning.recipe import Mixing, PiConfig, unseen
+from pituning.selection import validated
 from pituning.task import Task
 from pituning.train import score, train_expert
 from pituning.weights import MINI20
@@ -114,8 +114,8 @@ def ways(backbone: Backbone, pool: Pool) -> Mapping[str, Way]:
         return float(torch.cosine_similarity(_flat(row), flat[other], dim=0))
 
     def as_it_is(few: Task, own: Expert, other: str) -> float:
-        score, negative_loss = merit(few, validated(backbone, few, {"": pool.get(other)})[""])
-        return 1000 * score + negative_loss
+        overlap, negative_loss = validated(backbone, unseen(few), {"": pool.get(other)})[""].merit
+        return 1000 * overlap + negative_loss
 
     return {
         "Fisher": fisher,

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -65,7 +65,8 @@ class FitConfig:
         metadata={"help": "part of the target's probability that is spread over the other tokens (OFA)"},
     )
     patience: int = field(
-        default=3, metadata={"help": "stop after so many epochs without a better validation; 0 never stops"}
+        default=8,  # of few examples, the loss can stay flat for five epochs before it falls
+        metadata={"help": "stop after so many epochs without a better validation; 0 never stops"},
     )
     warmup: float = field(
         default=0.06,
@@ -109,20 +110,50 @@ class FitConfig:
         ConfigError.collect(faults)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Evaluation:
-    """A validation result; the greater is the better: the one with the lower loss.
+    """A validation result; `merit` decides between two.
 
-    While training, the score only informs: on a few dozen examples it moves in steps of several points.
-    Between experts that draw boxes it decides; see `selection.merit`.
+    The score only informs: on a few dozen examples it moves in steps of several points.
 
     Attributes:
-        negative_loss: minus the mean loss, in nats; among candidates, see `train.calibrated_loss`.
-        score: by the task's metric; None where answers would have to be generated.
+        negative_loss: minus the mean loss, in nats; among candidates, see `train.calibrated_losses`.
+        score: by the task's metric; None where free-form answers would have to be generated.
+        overlap: where boxes are drawn, their mean IoU with the right ones.
+        each: what `merit` is the mean of, one number an example: minus the loss, or the IoU.
     """
 
     negative_loss: float
-    score: float | None = field(default=None, compare=False)
+    score: float | None = None
+    overlap: float = 0.0
+    each: tuple[float, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """The greater is the better: the overlap of boxes, then the loss; a loss that is not finite is worst.
+
+        A box can be nearly right, which the loss, that asks for the very numbers, does not see.
+        """
+        return (self.overlap, self.negative_loss if math.isfinite(self.negative_loss) else -math.inf)
+
+
+def pooled(found: Sequence[Evaluation]) -> Evaluation:
+    """Of validation results on different examples, the one on all of them; without a score.
+
+    Example:
+        >>> pooled([Evaluation(-1.0, each=(-1.0,)), Evaluation(-2.0, each=(-1.5, -2.5))]).negative_loss
+        -1.6666666666666667
+    """
+    counts = [len(one.each) for one in found]
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(count * value for count, value in zip(counts, values, strict=True)) / sum(counts)
+
+    return Evaluation(
+        mean([one.negative_loss for one in found]),
+        overlap=mean([one.overlap for one in found]),
+        each=tuple(value for one in found for value in one.each),
+    )
 
 
 @dataclass(frozen=True)
@@ -229,7 +260,7 @@ def fit(
                     if found.score is not None:
                         entry["score"] = found.score
                 state.history.append(entry)
-                if found is None or state.best is None or found > state.best:
+                if found is None or state.best is None or found.merit > state.best.merit:
                     state.best, state.best_epoch = found, epoch + 1
                     state.best_tensors = _trainable(module)
                 if file:
@@ -338,7 +369,7 @@ def _save(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state
         "key": key,
         "epoch": state.epoch,
         "best_epoch": state.best_epoch,
-        "best": None if state.best is None else asdict(state.best),
+        "best": None if state.best is None else asdict(replace(state.best, each=())),
         "history": state.history,
     }
     scratch = file.with_suffix(".new")

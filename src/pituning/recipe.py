@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,26 +18,32 @@ from pituning.distributed import from_first, is_first
 from pituning.errors import ConfigError, TrainingError
 from pituning.example import first_by_hash
 from pituning.expert import Expert
-from pituning.fit import Evaluation
+from pituning.fit import Evaluation, pooled
 from pituning.interpolate import Mixture, TuneConfig, tune
 from pituning.interpolate.compatible import Space
 from pituning.interpolate.weights import Sharing
+from pituning.metrics import METRICS
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, Neighbor, embed
-from pituning.selection import best_of, decided_by, merit, tested, validated
+from pituning.selection import Lead, best_of, tested, validated
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
 
 Start = Literal["best", "uniform"]
 
-# So many times k of the nearest are looked at as they are, on at most so many validation examples.
+# So many times k of the nearest are looked at as they are, on at most so many labelled examples.
 REACH = 6
 GLANCE = 64
 
 # A start of the mixture is tried with a tuning of so many epochs on at most so many examples.
 TRIAL_EPOCHS = 2
-TRIAL_EXAMPLES = 512
+TRIAL_EXAMPLES = 128
+
+# Fewer validation examples than this may decide badly: training and validation then change places, too. At
+# the end only where the lead is not more than so many standard errors.
+ENOUGH = 64
+SURE = 2
 
 # Where a mixture starts almost at one neighbour, that one's weight: with 1, the others would never get any.
 ALMOST = 0.9
@@ -116,15 +122,15 @@ class PiResult:
         weights: expert -> its weight in the tuned mixture, averaged over the groups.
         weights_by_group: what shares one weight vector (a module, unless `sharing` is another) -> expert ->
             its weight.
-        best_neighbor: the neighbour that is best as it is on the validation examples; the nearest where there
-            are none, and "" where there is no neighbour.
+        best_neighbor: the neighbour that is best as it is on the target's labelled examples, which it has not
+            seen; the nearest where there are none to validate on, and "" where there is no neighbour.
         scores: metric on the test split: base (no adapter), expert (the target's own), neighbor (the best one
             as it is, under the target's head where there is one), init (the mixture before tuning), pi (the
             result). Empty where the task has no test split.
-        validation: what decided, for the target's own expert and the mixture: the negative loss on the
-            validation examples (see `Evaluation`), and the score. Empty where there are none; the mixture is
-            then kept.
-        decided_by: "loss", or "mean_iou" where boxes are drawn and it differs; see `merit`.
+        validation: the target's own expert and the mixture, as `Evaluation` has it, on the validation
+            examples; where those are few and leave it open, on the training examples too, with both made anew
+            from the others. Empty where there are none; the mixture is then kept.
+        lead: of the mixture over the own expert there: it is kept where that is more than its standard error.
     """
 
     task: str
@@ -143,15 +149,20 @@ class PiResult:
     best_neighbor: str
     scores: dict[str, float]
     validation: dict[str, dict[str, float]]
-    decided_by: str
+    lead: Lead | None
     seconds: float
+
+    @property
+    def decided_by(self) -> str:
+        """Of what `lead` is: the IoU where boxes are drawn, else the loss."""
+        return "mean_iou" if METRICS[self.metric].gold == "box" else "loss"
 
     @property
     def deciding(self) -> dict[str, float]:
         """What decided, of the target's own expert and of the mixture, on the validation examples."""
         if self.decided_by == "loss":
             return {name: -found["negative_loss"] for name, found in self.validation.items()}
-        return {name: found["score"] for name, found in self.validation.items()}
+        return {name: found["overlap"] for name, found in self.validation.items()}
 
 
 def pi_tune(
@@ -183,20 +194,19 @@ def pi_tune(
 
     # 1. Expert: the target's own, from the pool's initialisation.
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
-    name, like = f"target:{task.name}", around.typical(backbone)
-    own = train_expert(backbone, target, training, name=name, like=like, **stage("expert"))
+    expert = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
+    own, blank = expert(target, training, **stage("expert")), expert(target, replace(training, epochs=0))
 
     # 2. Predict: the tasks of the pool that are most like it.
     learnt = own
     if training.epochs and not own.card.recipe["best_epoch"]:  # untrained, it says nothing about its task
-        once = replace(training, epochs=1)
-        learnt = train_expert(backbone, target, once, name=name, like=like, untrained=False)
+        learnt = expert(target, replace(training, epochs=1), untrained=False)
     embedding = from_first(partial(embed, backbone, learnt, target, config.fisher, progress=progress))
     refused = around.refusals(own, embedding, config.space)
     trying = config.start == "best" and bool(target.validation)
     reach = config.k * (REACH if trying else 1)
     near = around.nearest(embedding, reach, space=config.space, without=refused)
-    mixing = Mixing(backbone, own, around.experts, config)
+    mixing = Mixing(backbone, own, around.experts, config, blank)
     begin = EQUAL
     if trying and near:
         choose = partial(mixing.begin, near, target, progress=progress)
@@ -208,13 +218,22 @@ def pi_tune(
     before = mixture.collapse(rank=config.rank)
     tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
 
-    # 4. Collapse: one plain expert, unless the target's own validates at least as well.
+    # 4. Collapse: one plain expert, unless the target's own is about as good.
     after = mixture.collapse(rank=config.rank)
     alone = {neighbor.name: mixing.alone(neighbor.name) for neighbor in neighbors}
-    candidates = {**alone, own.name: own, MIXTURE: after}
-    found = from_first(partial(validated, backbone, target, candidates))
-    best = best_of(task, {name: found[name] for name in alone if found}) or next(iter(alone), "")
-    mixed = bool(neighbors) and (not found or merit(task, found[MIXTURE]) > merit(task, found[own.name]))
+    seen = from_first(partial(validated, backbone, unseen(target), alone))
+    best = best_of(seen) or next(iter(alone), "")
+    found = mixing.judged(after, target)
+    lead = Lead.of(found[MIXTURE], found[own.name]) if found else None
+    if neighbors and lead and len(target.validation) < ENOUGH and abs(lead.mean) <= SURE * lead.error:
+        other = turned(target)
+        again = replace(mixing, own=expert(other, training))
+        remade = again.mixture([neighbor.name for neighbor in neighbors], begin)
+        tune(remade, other, replace(config.tune, seed=config.seed), progress=progress)
+        second = again.judged(remade.collapse(rank=config.rank), other)
+        found = {name: pooled([found[name], second[name]]) for name in found}
+        lead = Lead.of(found[MIXTURE], found[own.name])
+    mixed = bool(neighbors) and (lead is None or lead.clear)
     kept = after if mixed else own
     stages = {"expert": own, **({"neighbor": alone[best]} if best else {}), "init": before, "pi": kept}
     validation = {"expert": found[own.name], "mixture": found[MIXTURE]} if found else {}
@@ -234,20 +253,25 @@ def pi_tune(
         weights_by_group=mixture.weights(),
         best_neighbor=best,
         scores=from_first(partial(tested, backbone, task, stages, pool.init_seed)),
-        validation={name: asdict(found) for name, found in validation.items()},
-        decided_by=decided_by(task, validation),
+        validation={name: _told(found) for name, found in validation.items()},
+        lead=lead,
         seconds=time.monotonic() - start,
     )
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """The target's own expert and those of the pool, as the configuration mixes them."""
+    """The target's own expert and those of the pool, as the configuration mixes them.
+
+    Attributes:
+        blank: the own expert before it was trained; None does without trials that would need it.
+    """
 
     backbone: Backbone
     own: Expert
     experts: Mapping[str, Expert]
     config: PiConfig
+    blank: Expert | None = None
 
     def mixture(self, names: Sequence[str], begin: str = EQUAL) -> Mixture:
         """Of the target's own and the experts named: with equal weights, or almost at one of them."""
@@ -279,34 +303,72 @@ class Mixing:
 
     def shortlist(self, near: Sequence[Neighbor], task: Task) -> list[Neighbor]:
         """The k nearest, and the k others that do best as they are: few examples embed a task poorly."""
-        k, few = self.config.k, _first(task, GLANCE)
+        k, few = self.config.k, unseen(task)
         names = [neighbor.name for neighbor in near[k:]]
         found = from_first(lambda: validated(self.backbone, few, {n: self.alone(n) for n in names}))
-        others = sorted(near[k:], key=lambda neighbor: merit(task, found[neighbor.name]), reverse=True)
+        others = sorted(near[k:], key=lambda neighbor: found[neighbor.name].merit, reverse=True)
         return [*near[:k], *others[:k]]
 
     def begin(self, near: Sequence[Neighbor], task: Task, *, progress: bool) -> str:
         """Of equal weights and almost each of a shortlist, where a short tuning validates best.
 
         What an expert answers as it is does not tell: one for another wording of the same question may be
-        wrong in all it says, and right after a few steps.
+        wrong in all it says, and right after a few steps. Where validation examples are few, the k best are
+        tried again with training and validation exchanged (twofold cross-validation), and with the own expert
+        as it was before it saw either.
         """
-        tuning = self.config.tune
-        short = replace(tuning, seed=self.config.seed, epochs=min(TRIAL_EPOCHS, tuning.epochs))
         few, found = _first(task, TRIAL_EXAMPLES), dict[str, Evaluation]()
         for begin in (EQUAL, *(neighbor.name for neighbor in self.shortlist(near, task))):
-            mixture = self.mixture([n.name for n in self.neighbors(near, begin)], begin)
             with suppress(TrainingError):  # a start from which the loss does not stay finite is none
-                tune(mixture, few, short, progress=progress)
-                tried = {begin: mixture.collapse(rank=self.config.rank)}
-                found |= from_first(partial(validated, self.backbone, few, tried))
-        return best_of(task, found)
+                found[begin] = self.tried(near, begin, few, progress)
+        if not self.blank or len(few.validation) >= ENOUGH:
+            return best_of(found)
+        other, twice = replace(self, own=self.blank), dict[str, Evaluation]()
+        for begin in sorted(found, key=lambda name: found[name].merit, reverse=True)[: self.config.k]:
+            with suppress(TrainingError):
+                twice[begin] = pooled([found[begin], other.tried(near, begin, turned(few), progress)])
+        return best_of(twice)
+
+    def judged(self, mixture: Expert, task: Task) -> dict[str, Evaluation]:
+        """The target's own and the mixture on the validation examples; empty where there are none."""
+        both = {self.own.name: self.own, MIXTURE: mixture}
+        return from_first(partial(validated, self.backbone, task, both))
+
+    def tried(self, near: Sequence[Neighbor], begin: str, task: Task, progress: bool) -> Evaluation:
+        """What a short tuning from `begin` validates."""
+        tuning = self.config.tune
+        short = replace(tuning, seed=self.config.seed, epochs=min(TRIAL_EPOCHS, tuning.epochs))
+        mixture = self.mixture([n.name for n in self.neighbors(near, begin)], begin)
+        best = tune(mixture, task, short, progress=progress).best
+        assert best is not None  # there are validation examples
+        return best
+
+
+def turned(task: Task) -> Task:
+    """The task with training and validation examples exchanged: the other half of a twofold validation."""
+    return replace(task, train=task.validation, validation=task.train)
 
 
 def _first(task: Task, count: int) -> Task:
     """The task with at most so many examples to train and to validate on, the first by hash."""
     train, validation = (tuple(first_by_hash(examples, count)) for examples in (task.train, task.validation))
     return replace(task, train=train, validation=validation)
+
+
+def _told(found: Evaluation) -> dict[str, float]:
+    """What there is of a validation result, without its examples."""
+    told = {"negative_loss": found.negative_loss, "score": found.score, "overlap": found.overlap}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def unseen(task: Task) -> Task:
+    """What an expert of the pool can be judged on as it is: it has seen no labelled example of the task.
+
+    The validation examples, and training examples up to `GLANCE` in all; none where there is no validation.
+    """
+    room = max(GLANCE - len(task.validation), 0) if task.validation else 0
+    validation = first_by_hash(task.validation, GLANCE)
+    return replace(task, validation=(*validation, *first_by_hash(task.train, room)))
 
 
 @dataclass(frozen=True)

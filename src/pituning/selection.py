@@ -4,63 +4,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
+from statistics import fmean, stdev
 
 from torch import nn
 
 from pituning.backbones import Backbone
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
-from pituning.metrics import METRICS
 from pituning.seed import isolated_seed
 from pituning.task import Task
 from pituning.train import evaluate, score
-
-OVERLAP = "mean_iou"  # what decides where boxes are drawn
 
 
 def validated(
     backbone: Backbone, task: Task, experts: Mapping[str, Expert | nn.Module]
 ) -> dict[str, Evaluation]:
-    """Each expert, or adapted module, on the validation examples; empty where there are none.
-
-    Where boxes are drawn, the score is their mean IoU.
-    """
+    """Each expert, or adapted module, on the validation examples; empty where there are none."""
     if not task.validation:
         return {}
-    found = {}
-    for name, expert in experts.items():
-        model = attach_expert(backbone, expert) if isinstance(expert, Expert) else expert
-        found[name] = evaluate(backbone, model, task, task.validation)
-        if _draws_boxes(task):
-            overlap = score(backbone, model, replace(task, metric=OVERLAP), "validation")
-            found[name] = replace(found[name], score=overlap)
-    return found
+    models = (attach_expert(backbone, e) if isinstance(e, Expert) else e for e in experts.values())
+    return {
+        name: evaluate(backbone, model, task, task.validation)
+        for name, model in zip(experts, models, strict=True)
+    }
 
 
-def merit(task: Task, found: Evaluation) -> tuple[float, float]:
-    """What decides between two experts, the greater the better: the loss; where boxes are drawn, their IoU.
-
-    A box can be nearly right, which the loss, that asks for the very numbers, does not see; and of few boxes
-    the mean overlap says more than how many pass a threshold.
-    """
-    score = found.score if _draws_boxes(task) and found.score is not None else 0.0
-    return (score, found.negative_loss if math.isfinite(found.negative_loss) else -math.inf)
-
-
-def _draws_boxes(task: Task) -> bool:
-    return METRICS[task.metric].gold == "box"
-
-
-def best_of(task: Task, found: Mapping[str, Evaluation]) -> str:
+def best_of(found: Mapping[str, Evaluation]) -> str:
     """The one of most merit, the first of equals; "" where there is none."""
-    return max(found, key=lambda name: merit(task, found[name]), default="")
+    return max(found, key=lambda name: found[name].merit, default="")
 
 
-def decided_by(task: Task, validation: Mapping[str, Evaluation]) -> str:
-    """The overlap, where `merit` saw a difference in it; else the loss."""
-    scores = {merit(task, found)[0] for found in validation.values()}
-    return OVERLAP if len(scores) > 1 else "loss"
+@dataclass(frozen=True)
+class Lead:
+    """By how much one expert is better than another: mean over the examples, and its standard error.
+
+    Of what decides between them: the loss in nats, or the IoU of boxes.
+    """
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, one: Evaluation, other: Evaluation) -> Lead:
+        """Taken example by example, on the same examples.
+
+        Example:
+            >>> lead = Lead.of(Evaluation(0.0, each=(0.5, 0.7, 0.9)), Evaluation(0.0, each=(0.4, 0.5, 0.9)))
+            >>> round(lead.mean, 3), round(lead.error, 3), lead.clear
+            (0.1, 0.058, True)
+        """
+        gains = [a - b for a, b in zip(one.each, other.each, strict=True)]
+        if not all(map(math.isfinite, gains)):
+            return cls(math.inf if one.merit > other.merit else -math.inf, 0.0)
+        return cls(fmean(gains), stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0)
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is more than its standard error.
+
+        Breiman et al. (1984) choose trees by such a rule: the plainest within an error of the best.
+        """
+        return self.mean > self.error
 
 
 def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: int) -> dict[str, float]:
@@ -69,9 +74,9 @@ def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: i
         return {}
     with isolated_seed(seed):
         scores = {"base": score(backbone, backbone.fresh_module(task.candidates), task)}
-    known: dict[int, float] = {}
+    known: dict[str, float] = {}
     for stage, expert in stages.items():
-        if id(expert) not in known:
-            known[id(expert)] = score(backbone, attach_expert(backbone, expert), task)
-        scores[stage] = known[id(expert)]
+        if expert.digest not in known:
+            known[expert.digest] = score(backbone, attach_expert(backbone, expert), task)
+        scores[stage] = known[expert.digest]
     return scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -29,12 +30,16 @@ from pituning.expert import (
 from pituning.fit import Evaluation, FitConfig, FitResult, fit
 from pituning.foundation import checkpoint_activations
 from pituning.methods import METHOD_NAMES, peft_config
+from pituning.metrics import METRICS, mean_iou
 from pituning.parts import BatchLosses
 from pituning.task import Example, Task
 
 # Rates at which small sets train well within ten epochs; methods with few parameters need larger ones.
 LEARNING_RATES = {"LORA": 1e-3, "PROMPT_TUNING": 3e-2, "PREFIX_TUNING": 1e-2, "IA3": 1e-2, "VERA": 1e-2}
 OTHER_LEARNING_RATE = 2e-3
+
+# Validation draws the boxes of so many examples at most.
+BOXES = 64
 
 TEMPERATURES = [2 ** (half / 2) for half in range(41)]
 
@@ -196,9 +201,10 @@ def _attached(backbone: Backbone, adapter: PeftConfig, labels: Sequence[str], se
 
 
 def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[Example, ...]) -> Evaluation:
-    """Score by the task's metric, and the mean loss in nats: among the candidates, see `calibrated_loss`.
+    """Score by the task's metric, and the mean loss in nats: among the candidates, see `calibrated_losses`.
 
-    Free-form answers have no score here: writing them each epoch would cost more than training.
+    Free-form answers have no score here: writing them each epoch would cost more than training. Boxes, of
+    four tokens, are drawn for the first examples by hash, greedily.
     """
     model.eval()
     losses = torch.zeros(len(examples))
@@ -210,21 +216,33 @@ def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[E
                 likelihoods[rows] = backbone.log_likelihoods(model, chunk, task).float().cpu()
             else:
                 losses[rows] = backbone.nll(model, backbone.collate(chunk, task)).float().cpu()
-    if not task.candidates:
-        return Evaluation(-float(losses.mean()))
-    predictions = [task.candidates[best] for best in likelihoods.argmax(dim=1).tolist()]
-    gold = torch.tensor([task.answer_index(example) for example in examples])
-    return Evaluation(-calibrated_loss(likelihoods, gold), task.score(predictions, examples))
+    if task.candidates:
+        predictions = [task.candidates[best] for best in likelihoods.argmax(dim=1).tolist()]
+        gold = torch.tensor([task.answer_index(example) for example in examples])
+        losses = calibrated_losses(likelihoods, gold)
+        found = task.score(predictions, examples)
+        return Evaluation(-float(losses.mean()), found, each=tuple((-losses).tolist()))
+    if METRICS[task.metric].gold != "box":
+        return Evaluation(-float(losses.mean()), each=tuple((-losses).tolist()))
+    few = first_by_hash(examples, BOXES)
+    greedy = replace(task, decoding=replace(task.decoding, num_beams=1))
+    drawn = backbone.predict(model, few, greedy)
+    overlaps = [
+        mean_iou([box], [example.bbox]) for box, example in zip(drawn, few, strict=True) if example.bbox
+    ]
+    return Evaluation(-float(losses.mean()), overlap=fmean(overlaps), each=tuple(overlaps))
 
 
-def calibrated_loss(likelihoods: Float[Tensor, "examples candidates"], gold: Tensor) -> float:
-    """Mean cross-entropy at the temperature, of 1 and more, at which it is least (Guo et al., 2017).
+def calibrated_losses(
+    likelihoods: Float[Tensor, "examples candidates"], gold: Tensor
+) -> Float[Tensor, " examples"]:
+    """Cross-entropies at the temperature, of 1 and more, at which their mean is least (Guo et al., 2017).
 
     A temperature changes no answer. Without it, an expert of much data that is sure of itself on a new task
     looks worse than one that knows nothing; with it, none is worse than the logarithm of the candidates.
     """
-    losses = [cross_entropy(likelihoods / temperature, gold) for temperature in TEMPERATURES]
-    return float(torch.stack(losses).min())
+    tried = [cross_entropy(likelihoods / temperature, gold, reduction="none") for temperature in TEMPERATURES]
+    return min(tried, key=lambda losses: float(losses.mean()))
 
 
 def score(backbone: Backbone, model: nn.Module, task: Task, split: str = "test") -> float:

@@ -98,13 +98,14 @@ def test_tokens_boxes_masks_and_pixels_are_the_official_ones(key: str) -> None:
         if task.kind == "captioning" and case.get("split") != "train":
             continue  # the official code joins all references there, and trains on none
         assert batch["decoder_input_ids"][0].tolist() == item["prev_output_tokens"]
-        labels = batch["labels"][0].where(batch["label_mask"][0].bool(), PAD)
+        places = batch["logits_at"][0].tolist()
+        labels = torch.full_like(batch["decoder_input_ids"][0], PAD)
+        labels[places] = batch["labels"][0]
         assert labels.tolist() == item["target"]
         if "constraint_mask_allowed" in item and task.candidates:
-            for place, allowed in enumerate(item["constraint_mask_allowed"]):
-                if labels[place] != PAD:
-                    found = batch["allowed"][0, place]
-                    assert sorted(found[found < 59457].tolist()) == allowed
+            for number, place in enumerate(places):
+                found = batch["allowed"][0, number]
+                assert sorted(found[found < 59457].tolist()) == item["constraint_mask_allowed"][place]
         pixels = pictures.get(f"{key}.{row}.patch_image")
         if pixels is not None:
             torch.testing.assert_close(batch["patch_images"][0], pixels, atol=1e-6, rtol=0)

@@ -222,8 +222,8 @@ def test_a_small_set_is_passed_over_until_an_epoch_has_enough_steps() -> None:
 
 
 def test_the_loss_decides_and_the_score_only_informs() -> None:
-    assert Evaluation(-1.0, 0.5) > Evaluation(-2.0, 0.6)
-    assert not Evaluation(-1.0, 0.6) > Evaluation(-1.0, None)
+    assert Evaluation(-1.0, 0.5).merit > Evaluation(-2.0, 0.6).merit
+    assert Evaluation(-1.0, 0.6).merit == Evaluation(-1.0, None).merit
 
 
 def test_without_validation_the_last_state_is_kept() -> None:

@@ -13,15 +13,26 @@ import torch
 from ofa_small import config, model, save, tokenizer
 from torch import Tensor, nn
 
-from pituning import Example, FisherConfig, Mixture, Task, TrainConfig, embed, load_backbone, train_expert
+from pituning import (
+    Example,
+    FisherConfig,
+    Mixture,
+    Task,
+    TrainConfig,
+    embed,
+    load_backbone,
+    train,
+    train_expert,
+)
 from pituning.backbones.ofa import Ofa
 from pituning.decoding import Decoding
 from pituning.errors import BackboneError, ConfigError
 from pituning.expert import attach, attach_expert
 from pituning.methods import METHOD_NAMES, peft_config
+from pituning.metrics import mean_iou
 from pituning.models.ofa import OfaImageProcessor, OfaProcessor
 from pituning.models.ofa.loss import smoothed_losses
-from pituning.train import score
+from pituning.train import evaluate, score
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -124,9 +135,11 @@ def test_the_decoder_reads_the_prompt_and_says_the_answer_alone(
         assert backbone.tokenizer.decode(tokens).replace("<pad>", "") == shown
         labels, mask = batch["labels"][row], batch["label_mask"][row].bool()
         assert backbone.tokenizer.decode(labels[mask]) == told
-        # Each label stands where the token before it is read.
-        for place in mask.nonzero().flatten().tolist()[:-1]:
-            assert tokens[place + 1] == labels[place]
+        # Each label is looked for where the token before it is read.
+        places = batch["logits_at"][row][mask].tolist()
+        for place, label in zip(places[:-1], labels.tolist(), strict=False):
+            assert tokens[place + 1] == label
+        assert places == [*range(places[0], places[0] + len(places))]
 
 
 @pytest.mark.parametrize("prompt", ["none", "prev_output"])
@@ -147,7 +160,7 @@ def test_candidates_are_scored_among_what_the_trie_allows(task: Task, prompt: An
                 key: batch[key] for key in batch if key in ("input_ids", "patch_images", "decoder_input_ids")
             }
             with torch.no_grad():
-                logits = model(**inputs).logits[0][batch["label_mask"][0].bool()]
+                logits = model(**inputs).logits[0][batch["logits_at"][0]]
             total = 0.0
             for place, token in enumerate(sequences[column]):
                 start = sequences[column][:place]
@@ -182,10 +195,30 @@ def test_box_tokens_are_the_official_bins_and_come_back_as_the_box(
     assert backbone._box_text([5, 6, 7, 8], task) == ""
 
 
+def test_boxes_are_validated_by_their_overlap(backbone: Ofa, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = boxes(num_beams=3)
+    expert = train_expert(backbone, task, TrainConfig(method="adapter", epochs=3, learning_rate=1e-2))
+    model = attach_expert(backbone, expert)
+    drawn = backbone.predict(model, task.train, replace(task, decoding=Decoding()))
+    overlaps = [mean_iou([box], [e.bbox]) for box, e in zip(drawn, task.train, strict=True) if e.bbox]
+    found = evaluate(backbone, model, task, task.train)
+    assert found.each == pytest.approx(overlaps)
+    assert found.merit == (pytest.approx(sum(overlaps) / len(overlaps)), found.negative_loss)
+    assert found.overlap > 0
+    assert -found.negative_loss == pytest.approx(
+        float(losses(backbone, model, task.train, task).mean()), rel=1e-4
+    )
+    monkeypatch.setattr(train, "BOXES", 2)
+    few = evaluate(backbone, model, task, task.train)
+    assert len(few.each) == 2
+    assert set(few.each) <= set(found.each)
+    assert few.negative_loss == found.negative_loss
+
+
 def greedily(backbone: Ofa, model: nn.Module, example: Example, task: Task, tokens: int) -> str:
     """The likeliest next tokens, each by a whole pass over what `collate` feeds before the answer."""
     batch = backbone.collate([example], task)
-    start = int(batch["label_mask"][0].nonzero()[0]) + 1
+    start = int(batch["logits_at"][0, 0]) + 1
     fed = batch["decoder_input_ids"][:, :start]
     inputs = {key: batch[key] for key in batch if key in ("input_ids", "patch_images", "patch_masks")}
     written = []
@@ -306,7 +339,8 @@ def test_label_smoothing_spreads_over_what_candidates_allow(task: Task, backbone
         found = backbone.loss(model, batch, 0.1)
         plain = backbone.loss(model, batch, 0.0)
         inputs = {key: batch[key] for key in ("input_ids", "patch_images", "decoder_input_ids")}
-        logits = model(**inputs).logits
+        every = model(**inputs).logits
+        logits = torch.stack([row[at] for row, at in zip(every, batch["logits_at"], strict=True)])
     torch.testing.assert_close(plain, losses(backbone, model, task.train, task))
     allowed = None
     if task.candidates:

@@ -19,17 +19,16 @@ from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
 from pituning.errors import PoolError, StaleEmbeddingError, TrainingError
-from pituning.example import Example
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
 from pituning.interpolate import Mixture, TuneResult, tune
 from pituning.methods import peft_config
 from pituning.neighborhood import Neighborhood, shared_modules
 from pituning.predict import Neighbor, embed
-from pituning.recipe import Mixing
-from pituning.selection import decided_by, merit
+from pituning.recipe import Mixing, turned
+from pituning.selection import Lead
 from pituning.task import Task
-from pituning.train import calibrated_loss, evaluate, score, train_expert
+from pituning.train import calibrated_losses, evaluate, score, train_expert
 
 BRIEF = TrainConfig(epochs=1, batch_size=4, learning_rate=0.02)
 CONFIG = PiConfig(k=2, shots=2, train=BRIEF, tune=TuneConfig(epochs=1, batch_size=4))
@@ -60,14 +59,35 @@ def pool(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pool:
     return pool
 
 
-def test_the_best_expert_and_its_reasons_come_out(backbone: Backbone, target: Task, pool: Pool) -> None:
-    result = pi_tune(backbone, target, pool, CONFIG)
+def only(best: str) -> Callable[..., dict[str, Evaluation]]:
+    """A validation that one expert passes best."""
+    return lambda _, __, experts: {n: Evaluation(float(n == best), each=(float(n == best),)) for n in experts}
+
+
+def test_the_best_expert_and_its_reasons_come_out(
+    backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe_module, "SURE", 1e9)  # one half of the examples never decides alone
+    config = replace(CONFIG, k=3, start="uniform")
+    result = pi_tune(backbone, target, pool, config)
     assert set(result.scores) == {"base", "expert", "neighbor", "init", "pi"}
-    assert len(result.neighbors) == 2
+    assert len(result.neighbors) == 3
     assert set(result.weights) == {"target:target", *(neighbor.name for neighbor in result.neighbors)}
     assert sum(result.weights.values()) == pytest.approx(1)
-    better = result.validation["mixture"]["negative_loss"] > result.validation["expert"]["negative_loss"]
-    assert result.kept == ("mixture" if better else "expert")
+    few = replace(target.sample(2, CONFIG.seed), test=())
+    again = pi_tune(backbone, turned(few), pool, replace(config, shots=None))
+    leads = [torch.tensor([])]
+    for half, made in ((few, result), (turned(few), again)):
+        own, mixture = (
+            evaluate(backbone, attach_expert(backbone, expert), target, half.validation)
+            for expert in (made.own, made.mixture)
+        )
+        leads.append(torch.tensor(mixture.each) - torch.tensor(own.each))
+    lead = torch.cat(leads)
+    assert result.lead
+    assert result.lead.mean == pytest.approx(float(lead.mean()), abs=1e-5)
+    assert result.lead.error == pytest.approx(float(lead.std()) / len(lead) ** 0.5, abs=1e-5)
+    assert result.kept == ("mixture" if result.lead.mean > result.lead.error else "expert")
     assert result.expert.name == "target"
 
 
@@ -75,8 +95,9 @@ def test_the_best_neighbor_is_scored_as_it_is(backbone: Backbone, target: Task, 
     result = pi_tune(backbone, target, pool, CONFIG)
     few = target.sample(2, CONFIG.seed)
     alone = {n.name: attach_expert(backbone, pool.get(n.name)) for n in result.neighbors}
+    labelled = (*few.validation, *few.train)  # a neighbour has seen neither
     losses = {
-        name: evaluate(backbone, model, target, few.validation).negative_loss for name, model in alone.items()
+        name: evaluate(backbone, model, target, labelled).negative_loss for name, model in alone.items()
     }
     assert result.best_neighbor == max(losses, key=lambda name: losses[name])
     expected = score(backbone, attach_expert(backbone, pool.get(result.best_neighbor)), target)
@@ -120,15 +141,21 @@ def test_neither_test_labels_nor_undrawn_validation_examples_choose_anything(
     assert first.scores != second.scores
 
 
-@pytest.mark.parametrize("mixture_loss", [0.1, 0.9])
-def test_the_mixture_is_kept_only_where_it_validates_better(
-    mixture_loss: float, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("errors", [0.9, 1.1, -1.1])
+def test_the_mixture_is_kept_only_where_its_lead_is_more_than_an_error(
+    errors: float, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = {"target:target": 0.5, "": mixture_loss}
-    found = lambda _, __, experts: {name: Evaluation(-losses.get(name, 0.7)) for name in experts}  # noqa: E731
+    spread = torch.tensor([-1.0, 0.0, 1.0, 2.0, -2.0])
+    twice = torch.cat([spread, spread])  # few examples: training and validation change places
+    ahead = spread + errors * twice.std() / 10**0.5
+
+    def found(_: Backbone, __: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
+        each = {name: tuple(ahead.tolist()) if name == "" else (0.0,) * 5 for name in experts}
+        return {name: Evaluation(sum(each[name]) / 5, each=each[name]) for name in experts}
+
     monkeypatch.setattr(recipe_module, "validated", found)
-    result = pi_tune(backbone, target, pool, CONFIG)
-    assert result.kept == ("mixture" if mixture_loss < 0.5 else "expert")
+    result = pi_tune(backbone, target, pool, replace(CONFIG, start="uniform"))
+    assert result.kept == ("mixture" if errors > 1 else "expert")
     assert same_tensors(result.expert, result.mixture) == (result.kept == "mixture")
 
 
@@ -136,11 +163,24 @@ def test_the_mixture_is_kept_only_where_it_validates_better(
 def test_the_mixture_starts_where_it_validates_best(
     best: str, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = lambda _, __, experts: {name: Evaluation(float(name == best)) for name in experts}  # noqa: E731
-    monkeypatch.setattr(recipe_module, "validated", found)
+    tried: list[tuple[str, bool]] = []
+
+    def trial(mixing: Mixing, _: Any, begin: str, task: Task, __: bool) -> Evaluation:
+        fold = set(task.train) == set(few.train)
+        tried.append((begin, fold))
+        assert (mixing.own is mixing.blank) is not fold
+        merit = {best: 1.0, "text0": 2.0 if fold else -2.0}.get(begin, 0.0)  # text0: in the first fold alone
+        return Evaluation(merit, each=(merit,))
+
+    few = target.sample(2, CONFIG.seed)
+    monkeypatch.setattr(Mixing, "tried", trial)
     config = replace(CONFIG, k=3, tune=TuneConfig(epochs=0))
     result = pi_tune(backbone, target, pool, config)
     assert result.start == best
+    first, second = ([begin for begin, one in tried if one is fold] for fold in (True, False))
+    assert sorted(first) == ["", "text0", "text1", "text2"]
+    assert len(second) == 3
+    assert second[:2] == ["text0", best]
     others = 0.25 if best == "" else 0.1 / 3
     expected = {name: 0.9 if name == best else others for name in result.weights}
     assert result.weights == pytest.approx(expected)
@@ -159,22 +199,24 @@ def test_where_the_mixture_begins_is_one_of_its_neighbours(
     assert [neighbor.name for neighbor in mixing.neighbors(near, begin)] == expected.split()
 
 
+@pytest.mark.parametrize("glance", [2, 20, 99])
 def test_of_those_beyond_the_nearest_the_ones_that_do_best_as_they_are_are_tried(
-    backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+    glance: int, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
 
     def found(_: Backbone, task: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
         seen.append(len(task.validation))
+        assert set(task.validation) <= {*target.validation, *target.train}
         return {name: Evaluation(float(name == "text2")) for name in experts}
 
     monkeypatch.setattr(recipe_module, "validated", found)
-    monkeypatch.setattr(recipe_module, "GLANCE", 2)
+    monkeypatch.setattr(recipe_module, "GLANCE", glance)
     experts = {name: pool.get(name) for name in pool}
     mixing = Mixing(backbone, pool.get("text0").renamed("own"), experts, replace(CONFIG, k=1))
     near = [Neighbor(name, 0.5) for name in ("text0", "text1", "text2")]
     assert [n.name for n in mixing.shortlist(near, target)] == ["text0", "text2"]
-    assert seen == [2]
+    assert seen == [min(glance, len(target.validation) + len(target.train))]
 
 
 def test_starts_are_tried_briefly_and_on_few_examples(
@@ -189,16 +231,38 @@ def test_starts_are_tried_briefly_and_on_few_examples(
 
     monkeypatch.setattr(recipe_module, "tune", spy)
     monkeypatch.setattr(recipe_module, "TRIAL_EXAMPLES", 3)
+    monkeypatch.setattr(recipe_module, "SURE", 1e9)
     result = pi_tune(backbone, target, pool, replace(CONFIG, k=1, tune=TuneConfig(epochs=3, batch_size=4)))
-    trials, whole = seen[:-1], seen[-1]
-    assert trials == [(3, 3, 2, 0.5), (3, 3, 2, 0.9), (3, 3, 2, 0.9)]
-    assert whole == (6, 6, 3, 0.9 if result.start else 0.5)
+    first, again, whole = seen[:3], seen[3:-2], seen[-2:]
+    assert first == [(3, 3, 2, 0.5), (3, 3, 2, 0.9), (3, 3, 2, 0.9)]
+    assert again == [(3, 3, 2, 0.9 if result.start else 0.5)]
+    assert whole == [(6, 6, 3, 0.9 if result.start else 0.5)] * 2
+
+
+@pytest.mark.parametrize(("name", "value"), [("ENOUGH", 6), ("SURE", -1)])
+def test_many_validation_examples_or_a_sure_lead_are_enough(
+    name: str, value: int, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Task] = []
+
+    def spy(mixture: Mixture, task: Task, config: TuneConfig, **rest: Any) -> TuneResult:
+        seen.append(task)
+        return tune(mixture, task, config, **rest)
+
+    monkeypatch.setattr(recipe_module, "tune", spy)
+    monkeypatch.setattr(recipe_module, name, value)
+    result = pi_tune(backbone, target, pool, replace(CONFIG, start="uniform"))
+    few = target.sample(2, CONFIG.seed)
+    assert len(few.validation) == 6
+    assert all(set(task.train) <= set(few.train) for task in seen)
+    own = evaluate(backbone, attach_expert(backbone, result.own), target, few.validation)
+    assert result.validation["expert"]["negative_loss"] == pytest.approx(own.negative_loss)
 
 
 def test_a_run_with_another_start_is_not_gone_on_with(
     backbone: Backbone, target: Task, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = lambda _, __, experts: {name: Evaluation(float(name == "text1")) for name in experts}  # noqa: E731
+    found = only("text1")
     monkeypatch.setattr(recipe_module, "validated", found)
     pi_tune(backbone, target, pool, replace(CONFIG, k=3), workdir=tmp_path)
     again = replace(CONFIG, k=3, start="uniform")
@@ -248,8 +312,9 @@ def test_an_own_expert_that_is_best_untrained_is_embedded_trained(
 
     monkeypatch.setattr(recipe_module, "train_expert", best_untrained)
     monkeypatch.setattr(recipe_module, "embed", spy)
+    monkeypatch.setattr(recipe_module, "ENOUGH", 0)
     result = pi_tune(backbone, target, pool, replace(CONFIG, train=replace(BRIEF, epochs=7)))
-    own, learnt = trained
+    own, _, learnt = trained
     assert result.own is own
     assert embedded == [learnt]
     assert learnt.card.recipe["epochs"] == learnt.card.recipe["best_epoch"] == 1
@@ -264,8 +329,9 @@ def test_more_than_the_k_nearest_are_tried_but_in_the_papers_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nearest, later, _ = pi_tune(backbone, target, pool, replace(CONFIG, k=3, start="uniform")).neighbors
-    found = lambda _, __, experts: {n: Evaluation(float(n == later.name)) for n in experts}  # noqa: E731
-    monkeypatch.setattr(recipe_module, "validated", found)
+    monkeypatch.setattr(recipe_module, "validated", only(later.name))
+    trial = lambda _, __, begin, *___: Evaluation(float(begin == later.name), each=(0.0,))  # noqa: E731
+    monkeypatch.setattr(Mixing, "tried", trial)
     result = pi_tune(backbone, target, pool, replace(CONFIG, k=1, start=start))
     assert result.neighbors == [later if start == "best" else nearest]
 
@@ -279,25 +345,31 @@ def test_the_loss_is_that_at_the_best_temperature_of_one_and_more() -> None:
     def at(temperature: float) -> float:
         return float(torch.nn.functional.cross_entropy(noisy / temperature, gold))
 
+    def calibrated(likelihoods: torch.Tensor) -> float:
+        losses = calibrated_losses(likelihoods, gold)
+        assert losses.shape == (40,)
+        return float(losses.mean())
+
     best = minimize_scalar(lambda log: at(exp(log)), bounds=(0, 10), method="bounded").fun
-    assert best <= calibrated_loss(noisy, gold) < best + 2e-3 < at(1) / 5
-    assert calibrated_loss(noisy / 100, gold) == pytest.approx(at(100))  # not sure enough: as it is
-    assert calibrated_loss(-right * 50, gold) == pytest.approx(log(3), abs=1e-4)  # always wrong
+    assert best <= calibrated(noisy) < best + 2e-3 < at(1) / 5
+    assert calibrated(noisy / 100) == pytest.approx(at(100))  # not sure enough: as it is
+    assert calibrated(-right * 50) == pytest.approx(log(3), abs=1e-4)  # always wrong
 
 
-def test_answers_are_judged_by_the_loss_and_boxes_by_the_score(target: Task) -> None:
-    example = Example(text_a="a", bbox=(0.1, 0.1, 0.5, 0.5))
-    boxes = Task(name="free", modality="text", kind="grounding", metric="acc@iou0.5", train=(example,))
-    written = replace(boxes, kind="text-generation", metric="chrf")
+def test_answers_are_judged_by_the_loss_and_boxes_by_how_they_overlap() -> None:
     sure, right = Evaluation(-1.0, 0.4), Evaluation(-2.0, 0.6)
-    assert max(sure, right, key=lambda found: merit(target, found)) is sure
-    assert max(sure, right, key=lambda found: merit(boxes, found)) is right
-    assert max(sure, right, key=lambda found: merit(written, found)) is sure
-    assert merit(boxes, sure) > merit(boxes, replace(sure, negative_loss=-1.1))
-    assert merit(target, Evaluation(float("nan"))) < merit(target, right)
-    assert decided_by(boxes, {"expert": sure, "mixture": right}) == "mean_iou"
-    assert decided_by(boxes, {"expert": sure, "mixture": replace(sure, negative_loss=-3.0)}) == "loss"
-    assert decided_by(target, {"expert": sure, "mixture": right}) == "loss"
+    assert sure.merit > right.merit
+    assert replace(right, overlap=0.6).merit > replace(sure, overlap=0.4).merit
+    assert replace(sure, overlap=0.4).merit > replace(sure, overlap=0.4, negative_loss=-1.1).merit
+    assert Evaluation(float("nan")).merit < right.merit
+
+
+def test_a_loss_that_is_not_finite_has_no_lead() -> None:
+    right, wrong = Evaluation(-1.0, each=(-1.0, -1.0)), Evaluation(float("nan"), each=(float("nan"), -0.1))
+    assert Lead.of(right, wrong).clear
+    assert not Lead.of(wrong, right).clear
+    assert not Lead.of(right, right).clear
+    assert Lead.of(right, Evaluation(-2.0, each=(-2.0, -2.0))).clear
 
 
 def test_without_validation_examples_the_mixture_is_kept_and_nothing_is_claimed(

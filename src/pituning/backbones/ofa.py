@@ -29,7 +29,14 @@ PROMPTS = {
 }
 """OFA's own words for a kind of task that has no prompt."""
 
-DECODED = ("input_ids", "attention_mask", "patch_images", "patch_masks", "decoder_input_ids")
+DECODED = (
+    "input_ids",
+    "attention_mask",
+    "patch_images",
+    "patch_masks",
+    "decoder_input_ids",
+    "logits_at",
+)
 """What a batch holds for the model; the rest is for the loss."""
 
 LONGEST = 1024
@@ -60,19 +67,20 @@ class Ofa(Backbone):
             )
 
     def collate(self, examples: Sequence[Example], task: Task, *, independent: bool = False) -> Batch:
-        """Encoder inputs; what the decoder reads, what it should say, where that counts, and how much."""
+        """Encoder inputs; what the decoder reads, what it should say, where, and how much that counts."""
         pictures = _pictures(examples)
         sources = self._sources(examples, task)
         padding, end = self.tokenizer.pad_token_id, [self.tokenizer.eos_token_id] * task.decoding.ends
-        fed, said = [], []
+        fed, said, places = [], [], []
         for example, picture, source in zip(examples, pictures, sources, strict=True):
             prompt = self._decoder_prompt(source, task)
             answer = self._answer(example, picture, task) + end
             fed.append(prompt + answer[:-1])
-            said.append([padding] * (len(prompt) - 1) + answer)
+            said.append(answer)
+            places.append([*range(len(prompt) - 1, len(fed[-1]))])
         batch = self._encoder_inputs(sources, pictures, task)
-        batch["decoder_input_ids"], batch["labels"] = pad(fed, padding)[0], pad(said, padding)[0]
-        batch["label_mask"] = batch["labels"].ne(padding).long()
+        batch["decoder_input_ids"], batch["logits_at"] = pad(fed, padding)[0], pad(places, 0)[0]
+        batch["labels"], batch["label_mask"] = pad(said, padding)
         if task.candidates:
             batch["allowed"] = self._allowed(said, task)
         batch["answer_weights"] = torch.tensor([task.answer_weight(example) for example in examples])
@@ -196,12 +204,8 @@ class Ofa(Backbone):
 
         Filled with the size of the vocabulary, which is no token.
         """
-        trie, padding = self._plan(task).trie, self.tokenizer.pad_token_id
-        found: list[list[list[int]]] = []
-        for tokens in said:
-            start = tokens.count(padding)
-            places = range(len(tokens))
-            found.append([trie.after(tokens[start:place]) if place >= start else [] for place in places])
+        trie = self._plan(task).trie
+        found = [[trie.after(tokens[:place]) for place in range(len(tokens))] for tokens in said]
         most = max(len(place) for row in found for place in row)
         config: Any = self.model.config
         filled = torch.full((len(said), max(map(len, said)), most), config.vocab_size)
@@ -266,7 +270,7 @@ def _pictures(examples: Sequence[Example]) -> list[Image | None]:
 
 
 def _logits(model: nn.Module, batch: Batch) -> Float[Tensor, "batch tokens vocabulary"]:
-    """Of every token that the decoder reads."""
+    """Of the answer's tokens alone: a prompt that the decoder reads first may be much longer."""
     inputs = {name: value for name, value in batch.items() if name in DECODED}
     logits: Tensor = model(**inputs, use_cache=False).logits
     return logits

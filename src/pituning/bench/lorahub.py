@@ -27,7 +27,7 @@ def require_nevergrad() -> None:
 def lorahub(contest: Contest) -> Expert:
     """The sum of up to 20 experts' differences from their start, times weights that lower the training loss.
 
-    That loss is taken as all losses here are (`calibrated_loss`), not at the temperature 1.
+    That loss is taken as all losses here are (`calibrated_losses`), not at the temperature 1.
 
     Raises:
         ConfigError: nevergrad is not installed.

@@ -19,8 +19,9 @@ from pituning.bench.merging import Combine, Differences, by_fisher
 from pituning.expert import Expert
 from pituning.interpolate import Mixture, tune
 from pituning.predict import embed
+from pituning.recipe import unseen
 from pituning.seed import isolated_seed
-from pituning.selection import merit, validated
+from pituning.selection import best_of, validated
 from pituning.train import train_expert
 
 # What trains without the target's recipe is trained at its usual rate and at these multiples of it; the best
@@ -59,7 +60,7 @@ def _best_rate(contest: Contest, train: Callable[[float], Made]) -> Made:
     for multiple in MULTIPLES[1:]:
         made = train(multiple)
         here = validated(contest.backbone, contest.few, {"": made})[""]
-        if merit(contest.few, here) > merit(contest.few, found):
+        if here.merit > found.merit:
             best, found = made, here
     return best
 
@@ -113,9 +114,9 @@ def _pi(contest: Contest) -> Expert:
 
 def _neighbor(contest: Contest) -> Expert:
     """Of those that π-Tuning looks at, the one that validates best as it is; else the nearest."""
-    alone = [contest.mixing.alone(expert.name) for expert in contest.reach]
-    found = validated(contest.backbone, contest.few, {str(row): one for row, one in enumerate(alone)})
-    return alone[int(max(found, key=lambda row: merit(contest.few, found[row]), default="0"))]
+    alone = {expert.name: contest.mixing.alone(expert.name) for expert in contest.reach}
+    found = validated(contest.backbone, unseen(contest.few), alone)
+    return alone[best_of(found) or contest.reach[0].name]
 
 
 def _average(contest: Contest) -> Expert:

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import Recipe, add_recipe_option, recipe_of
 from pituning.cli.tasks import task_named
 from pituning.cli.terminal import progress_wanted, table
-from pituning.cli.tune_report import stage_titles, tune_report
+from pituning.cli.tune_report import stage_titles, told_lead, tune_report
 from pituning.distributed import is_first
 from pituning.errors import ExpertError
 from pituning.expert import Expert, unwritable
@@ -127,6 +128,7 @@ def describe(result: PiResult, config: PiConfig, out: Path) -> dict[str, Any]:
         "scores": result.scores,
         "validation": result.validation,
         "decided_by": result.decided_by,
+        "lead": None if result.lead is None else asdict(result.lead),
         "k": config.k,
         "shots": config.shots,
         "seed": config.seed,
@@ -148,11 +150,10 @@ def as_text(result: PiResult, out: Path) -> str:
     if not result.validation:
         parts.append("There was nothing to validate on: the mixture was kept unchecked.")
     if result.kept == "expert":
-        why = "The mixture did not validate better" if similar else "The pool has no expert to mix with"
+        why = "The mixture is not clearly better" if similar else "The pool has no expert to mix with"
         parts.append(f"{why}: the task's own expert was kept.")
     if result.validation:
-        told = ", ".join(f"{name} {value:.4f}" for name, value in result.deciding.items())
-        parts.append(f"validation {result.decided_by}, which decided: {told}")
+        parts.append(f"validation decided: {told_lead(result)}")
     if "relative_error" in result.mixture.card.recipe:
         parts.append(f"relative error of the rank cut: {result.mixture.card.recipe['relative_error']:.3f}")
     parts += [f"not considered: {reason}" for reason in result.refused.values()]

@@ -129,6 +129,12 @@ def _summary(result: PiResult) -> list[str]:
     mixed = f"Mixed with the task's own expert: {told}." if told else "The pool had no expert to mix with."
     if not result.validation:
         return [mixed, "There was nothing to validate on: the mixture was kept unchecked."]
-    found, by = result.deciding, result.decided_by
     kept = "The mixture was kept" if result.kept == "mixture" else "The task's own expert was kept"
-    return [mixed, f"{kept}: validation {by} {found['mixture']:.4f}, own expert {found['expert']:.4f}."]
+    return [mixed, f"{kept}; on the validation examples: {told_lead(result)}."]
+
+
+def told_lead(result: PiResult) -> str:
+    """What decided, of both, and how sure that is."""
+    both = ", ".join(f"{name} {value:.4f}" for name, value in result.deciding.items())
+    sure = f"; better by {result.lead.mean:.4f} ± {result.lead.error:.4f}" if result.lead else ""
+    return f"{result.decided_by} of {both}{sure}"
