@@ -40,16 +40,13 @@ GLANCE = 64
 TRIAL_EPOCHS = 2
 TRIAL_EXAMPLES = 128
 
-# Fewer validation examples than this may decide badly: training and validation then change places, too. At
-# the end only where the lead is not more than so many standard errors.
+# Fewer validation examples than this may decide badly: training and validation then change places, too.
 ENOUGH = 64
-SURE = 2
 
 # Where a mixture starts almost at one neighbour, that one's weight: with 1, the others would never get any.
 ALMOST = 0.9
 
-# Among the names of experts, which are never empty: the start with equal weights, and the tuned mixture.
-EQUAL = MIXTURE = ""
+EQUAL = ""  # among the names of experts, which are never empty: the start with equal weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,31 +209,27 @@ def pi_tune(
         choose = partial(mixing.begin, near, target, progress=progress)
         begin = stage.once("start", f"{config}{own.digest}{sorted(n.name for n in near)}", choose)
     neighbors = mixing.neighbors(near, begin)
+    names = [neighbor.name for neighbor in neighbors]
 
     # 3. Interpolate: learn the weights and the experts on the target.
-    mixture = mixing.mixture([neighbor.name for neighbor in neighbors], begin)
+    mixture = mixing.mixture(names, begin)
     before = mixture.collapse(rank=config.rank)
     tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own is about as good.
     after = mixture.collapse(rank=config.rank)
-    alone = {neighbor.name: mixing.alone(neighbor.name) for neighbor in neighbors}
+    alone = {neighbor: mixing.alone(neighbor) for neighbor in names}
     seen = from_first(partial(validated, backbone, unseen(target), alone))
-    best = best_of(seen) or next(iter(alone), "")
+    best = best_of(seen) or next(iter(names), "")
     found = mixing.judged(after, target)
-    lead = Lead.of(found[MIXTURE], found[own.name]) if found else None
-    if neighbors and lead and len(target.validation) < ENOUGH and abs(lead.mean) <= SURE * lead.error:
-        other = turned(target)
-        again = replace(mixing, own=expert(other, training))
-        remade = again.mixture([neighbor.name for neighbor in neighbors], begin)
-        tune(remade, other, replace(config.tune, seed=config.seed), progress=progress)
-        second = again.judged(remade.collapse(rank=config.rank), other)
-        found = {name: pooled([found[name], second[name]]) for name in found}
-        lead = Lead.of(found[MIXTURE], found[own.name])
+    lead = Lead.of(found["mixture"], found["expert"]) if found else None
+    if neighbors and lead and not lead.sure and len(target.validation) < ENOUGH:
+        again = replace(mixing, own=expert(turned(target), training))
+        found = again.judged_again(found, names, begin, turned(target), progress=progress)
+        lead = Lead.of(found["mixture"], found["expert"])
     mixed = bool(neighbors) and (lead is None or lead.clear)
     kept = after if mixed else own
     stages = {"expert": own, **({"neighbor": alone[best]} if best else {}), "init": before, "pi": kept}
-    validation = {"expert": found[own.name], "mixture": found[MIXTURE]} if found else {}
     return PiResult(
         task=task.name,
         metric=task.metric,
@@ -253,7 +246,7 @@ def pi_tune(
         weights_by_group=mixture.weights(),
         best_neighbor=best,
         scores=from_first(partial(tested, backbone, task, stages, pool.init_seed)),
-        validation={name: _told(found) for name, found in validation.items()},
+        validation={who: _told(one) for who, one in found.items()},
         lead=lead,
         seconds=time.monotonic() - start,
     )
@@ -330,9 +323,18 @@ class Mixing:
         return best_of(twice)
 
     def judged(self, mixture: Expert, task: Task) -> dict[str, Evaluation]:
-        """The target's own and the mixture on the validation examples; empty where there are none."""
-        both = {self.own.name: self.own, MIXTURE: mixture}
+        """The mixture and the target's own on the validation examples; empty where there are none."""
+        both = {"mixture": mixture, "expert": self.own}
         return from_first(partial(validated, self.backbone, task, both))
+
+    def judged_again(
+        self, found: Mapping[str, Evaluation], names: Sequence[str], begin: str, task: Task, *, progress: bool
+    ) -> dict[str, Evaluation]:
+        """What was found, and the same of a mixture made anew on other examples, taken together."""
+        mixture = self.mixture(names, begin)
+        tune(mixture, task, replace(self.config.tune, seed=self.config.seed), progress=progress)
+        second = self.judged(mixture.collapse(rank=self.config.rank), task)
+        return {who: pooled([one, second[who]]) for who, one in found.items()}
 
     def tried(self, near: Sequence[Neighbor], begin: str, task: Task, progress: bool) -> Evaluation:
         """What a short tuning from `begin` validates."""

@@ -16,6 +16,8 @@ from pituning.seed import isolated_seed
 from pituning.task import Task
 from pituning.train import evaluate, score
 
+SURE = 2
+
 
 def validated(
     backbone: Backbone, task: Task, experts: Mapping[str, Expert | nn.Module]
@@ -58,6 +60,11 @@ class Lead:
         if not all(map(math.isfinite, gains)):
             return cls(math.inf if one.merit > other.merit else -math.inf, 0.0)
         return cls(fmean(gains), stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0)
+
+    @property
+    def sure(self) -> bool:
+        """Whether more examples would hardly turn it round: more than `SURE` errors, in either direction."""
+        return abs(self.mean) > SURE * self.error
 
     @property
     def clear(self) -> bool:

@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from small import same_tensors
 from tiny import text_task
 
-from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune
+from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune, selection
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
 from pituning.errors import PoolError, StaleEmbeddingError, TrainingError
@@ -67,7 +67,7 @@ def only(best: str) -> Callable[..., dict[str, Evaluation]]:
 def test_the_best_expert_and_its_reasons_come_out(
     backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe_module, "SURE", 1e9)  # one half of the examples never decides alone
+    monkeypatch.setattr(selection, "SURE", 1e9)  # one half of the examples never decides alone
     config = replace(CONFIG, k=3, start="uniform")
     result = pi_tune(backbone, target, pool, config)
     assert set(result.scores) == {"base", "expert", "neighbor", "init", "pi"}
@@ -150,7 +150,7 @@ def test_the_mixture_is_kept_only_where_its_lead_is_more_than_an_error(
     ahead = spread + errors * twice.std() / 10**0.5
 
     def found(_: Backbone, __: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
-        each = {name: tuple(ahead.tolist()) if name == "" else (0.0,) * 5 for name in experts}
+        each = {name: tuple(ahead.tolist()) if name == "mixture" else (0.0,) * 5 for name in experts}
         return {name: Evaluation(sum(each[name]) / 5, each=each[name]) for name in experts}
 
     monkeypatch.setattr(recipe_module, "validated", found)
@@ -231,7 +231,7 @@ def test_starts_are_tried_briefly_and_on_few_examples(
 
     monkeypatch.setattr(recipe_module, "tune", spy)
     monkeypatch.setattr(recipe_module, "TRIAL_EXAMPLES", 3)
-    monkeypatch.setattr(recipe_module, "SURE", 1e9)
+    monkeypatch.setattr(selection, "SURE", 1e9)
     result = pi_tune(backbone, target, pool, replace(CONFIG, k=1, tune=TuneConfig(epochs=3, batch_size=4)))
     first, again, whole = seen[:3], seen[3:-2], seen[-2:]
     assert first == [(3, 3, 2, 0.5), (3, 3, 2, 0.9), (3, 3, 2, 0.9)]
@@ -239,9 +239,15 @@ def test_starts_are_tried_briefly_and_on_few_examples(
     assert whole == [(6, 6, 3, 0.9 if result.start else 0.5)] * 2
 
 
-@pytest.mark.parametrize(("name", "value"), [("ENOUGH", 6), ("SURE", -1)])
+@pytest.mark.parametrize(("where", "name", "value"), [(recipe_module, "ENOUGH", 6), (selection, "SURE", -1)])
 def test_many_validation_examples_or_a_sure_lead_are_enough(
-    name: str, value: int, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+    where: Any,
+    name: str,
+    value: int,
+    backbone: Backbone,
+    target: Task,
+    pool: Pool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[Task] = []
 
@@ -250,7 +256,7 @@ def test_many_validation_examples_or_a_sure_lead_are_enough(
         return tune(mixture, task, config, **rest)
 
     monkeypatch.setattr(recipe_module, "tune", spy)
-    monkeypatch.setattr(recipe_module, name, value)
+    monkeypatch.setattr(where, name, value)
     result = pi_tune(backbone, target, pool, replace(CONFIG, start="uniform"))
     few = target.sample(2, CONFIG.seed)
     assert len(few.validation) == 6
