@@ -14,16 +14,13 @@ so that two processes can share the work.
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from few_shot import one_run, write
+from few_shot import one_run, remember_pictures, write
 from provenance import provenance
-from torch import Tensor
 
 from pituning.backbones import Backbone, load_backbone
 from pituning.building import build_pool
@@ -88,27 +85,6 @@ def tune(
     write(file, document)
     scores = {key: round(value, 3) for key, value in document["scores"].items()}
     print(task.name, seed, scores, document["kept"], round(document["seconds"]), flush=True)
-
-
-def remember_pictures(backbone: Backbone, most: int = 2000) -> None:
-    """Of a picture seen again, OFA's frozen stem is not run again: a quarter of a run's time."""
-    model: Any = backbone.model
-    stem = model.get_encoder().embed_images
-    forward, known = stem.forward, dict[bytes, Tensor]()
-
-    def remembered(pictures: Tensor) -> Tensor:
-        keys = [hashlib.md5(picture.numpy().tobytes()).digest() for picture in pictures]
-        new = [row for row, key in enumerate(keys) if key not in known]
-        if new:
-            if len(known) > most:
-                known.clear()
-                new = [*range(len(keys))]
-            with torch.no_grad():
-                for row, features in zip(new, forward(pictures[new]), strict=True):
-                    known[keys[row]] = features.clone()
-        return torch.stack([known[key] for key in keys])
-
-    stem.forward = remembered
 
 
 def main() -> None:

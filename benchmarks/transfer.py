@@ -4,9 +4,9 @@
     python benchmarks/transfer.py choose    # which way of choosing finds the ones that help
 
 mini20 on ofa-mini, 16 shots, one seed. The gain of a neighbour is the test score of the mixture of the
-target's own expert and it, tuned as `pi_tune` does with k = 1, less that of the own expert; the tuned mixture
-counts, kept or not. `pairs` goes on where it was stopped; `--only` takes some of the targets, so that two
-processes can share the work.
+target's own expert and it, tuned from almost the neighbour (weight 0.9), less that of the own expert; the
+tuned mixture counts, kept or not. `pairs` goes on where it was stopped; `--only` takes some of the targets,
+so that two processes can share the work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from few_shot import write
+from few_shot import remember_pictures, write
 from provenance import provenance
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -32,7 +32,7 @@ from pituning.interpolate import tune
 from pituning.metrics import METRICS
 from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
-from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, embed, similarity
+from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
 from pituning.recipe import Mixing, PiConfig, unseen
 from pituning.selection import validated
 from pituning.task import Task
@@ -62,14 +62,12 @@ def pairs(backbone: Backbone, pool: Pool, name: str, config: PiConfig) -> None:
         document["expert"] = score(backbone, attach_expert(backbone, own), task)
     mixing = Mixing(backbone, own, {other: pool.get(other) for other in pool}, replace(config, k=1))
     for other in missing:
-        near = [Neighbor(other, 0.0)]
-        begin = mixing.begin(near, few, progress=False)
-        mixture = mixing.mixture([other], begin)
+        mixture = mixing.mixture([other], other)
         tune(mixture, few, replace(config.tune, seed=SEED))
         found = score(backbone, attach_expert(backbone, mixture.collapse()), task)
-        document["found"][other] = {"score": found, "start": begin}
+        document["found"][other] = {"score": found}
         write(file, document)
-        print(name, other, round(found - document["expert"], 3), begin or "equal weights", flush=True)
+        print(name, other, round(found - document["expert"], 3), flush=True)
 
 
 def own_expert(backbone: Backbone, pool: Pool, few: Task, config: PiConfig) -> Expert:
@@ -188,6 +186,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     backbone, pool = load_backbone("ofa-mini"), Pool(MINI20)
+    remember_pictures(backbone)
     config = read_recipe("ofa-mini").config(shots=SHOTS, seed=SEED)
     if options.stage == "choose":
         choose(backbone, pool, config)
