@@ -33,7 +33,7 @@ from pituning.metrics import METRICS
 from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
-from pituning.recipe import Mixing, PiConfig, unseen
+from pituning.recipe import Mixing, PiConfig
 from pituning.selection import validated
 from pituning.task import Task
 from pituning.train import score, train_expert
@@ -111,8 +111,11 @@ def ways(backbone: Backbone, pool: Pool) -> Mapping[str, Way]:
         row = Differences(backbone, own, [own], init_seed=pool.init_seed).rows[0]
         return float(torch.cosine_similarity(_flat(row), flat[other], dim=0))
 
+    def labelled(few: Task) -> Task:
+        return Mixing(backbone, everyone[0], {}, PiConfig()).unseen(few)
+
     def as_it_is(few: Task, own: Expert, other: str) -> float:
-        overlap, negative_loss = validated(backbone, unseen(few), {"": pool.get(other)})[""].merit
+        overlap, negative_loss = validated(backbone, labelled(few), {"": pool.get(other)})[""].merit
         return 1000 * overlap + negative_loss
 
     return {

@@ -119,13 +119,14 @@ class Evaluation:
     Attributes:
         negative_loss: minus the mean loss, in nats; among candidates, see `train.calibrated_losses`.
         score: by the task's metric; None where free-form answers would have to be generated.
-        overlap: where boxes are drawn, their mean IoU with the right ones.
-        each: what `merit` is the mean of, one number an example: minus the loss, or the IoU.
+        overlap: where boxes are drawn, their mean IoU with the right ones; else None.
+        each: what decides, one number an example: minus the loss, or the IoU. Empty in what was read from a
+            checkpoint.
     """
 
     negative_loss: float
     score: float | None = None
-    overlap: float = 0.0
+    overlap: float | None = None
     each: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -134,7 +135,7 @@ class Evaluation:
 
         A box can be nearly right, which the loss, that asks for the very numbers, does not see.
         """
-        return (self.overlap, self.negative_loss if math.isfinite(self.negative_loss) else -math.inf)
+        return (self.overlap or 0.0, self.negative_loss if math.isfinite(self.negative_loss) else -math.inf)
 
 
 def pooled(found: Sequence[Evaluation]) -> Evaluation:
@@ -144,14 +145,14 @@ def pooled(found: Sequence[Evaluation]) -> Evaluation:
         >>> pooled([Evaluation(-1.0, each=(-1.0,)), Evaluation(-2.0, each=(-1.5, -2.5))]).negative_loss
         -1.6666666666666667
     """
-    counts = [len(one.each) for one in found]
+    counts, overlaps = [len(one.each) for one in found], [one.overlap for one in found]
 
     def mean(values: Sequence[float]) -> float:
         return sum(count * value for count, value in zip(counts, values, strict=True)) / sum(counts)
 
     return Evaluation(
         mean([one.negative_loss for one in found]),
-        overlap=mean([one.overlap for one in found]),
+        overlap=None if None in overlaps else mean([overlap or 0.0 for overlap in overlaps]),
         each=tuple(value for one in found for value in one.each),
     )
 
@@ -161,7 +162,8 @@ class FitResult:
     """What training did; the module holds the best state.
 
     Attributes:
-        history: one entry an epoch: epoch, loss (mean a training example, nats), score, validation loss.
+        history: one entry an epoch: epoch, loss (mean a training example, nats), validation loss, and the
+            score or the overlap of boxes.
         best_epoch: 0 is the state before training.
         best: its validation result; None where there was nothing to validate on.
     """
@@ -259,6 +261,8 @@ def fit(
                     entry["validation_loss"] = -found.negative_loss
                     if found.score is not None:
                         entry["score"] = found.score
+                    if found.overlap is not None:
+                        entry["overlap"] = found.overlap
                 state.history.append(entry)
                 if found is None or state.best is None or found.merit > state.best.merit:
                     state.best, state.best_epoch = found, epoch + 1

@@ -107,7 +107,7 @@ class PiResult:
     """One plain expert, and the reason for it.
 
     Attributes:
-        expert: the collapsed mixture, or the target's own expert where the mixture did not validate better.
+        expert: the collapsed mixture, or the target's own expert where the mixture is not clearly better.
         kept: which of the two it is.
         own: the target's own expert; how it was trained is on its card.
         mixture: the collapsed mixture, kept or not.
@@ -119,15 +119,17 @@ class PiResult:
         weights: expert -> its weight in the tuned mixture, averaged over the groups.
         weights_by_group: what shares one weight vector (a module, unless `sharing` is another) -> expert ->
             its weight.
-        best_neighbor: the neighbour that is best as it is on the target's labelled examples, which it has not
-            seen; the nearest where there are none to validate on, and "" where there is no neighbour.
+        best_neighbor: the neighbour that is best as it is on labelled examples of the target (see
+            `Mixing.unseen`); the nearest where there is no validation, and "" where there is no neighbour.
         scores: metric on the test split: base (no adapter), expert (the target's own), neighbor (the best one
             as it is, under the target's head where there is one), init (the mixture before tuning), pi (the
             result). Empty where the task has no test split.
         validation: the target's own expert and the mixture, as `Evaluation` has it, on the validation
-            examples; where those are few and leave it open, on the training examples too, with both made anew
-            from the others. Empty where there are none; the mixture is then kept.
-        lead: of the mixture over the own expert there: it is kept where that is more than its standard error.
+            examples; where those are few and leave it open, on the training examples too, with both trained
+            anew on the others (the neighbours and the start stay). Empty where there are none; the mixture is
+            then kept.
+        lead: of the mixture over the own expert there: the mixture is kept where that is more than its
+            standard error. None where there is no neighbour, or nothing to validate on.
     """
 
     task: str
@@ -156,7 +158,7 @@ class PiResult:
 
     @property
     def deciding(self) -> dict[str, float]:
-        """What decided, of the target's own expert and of the mixture, on the validation examples."""
+        """What decided, of the target's own expert and of the mixture; see `validation`."""
         if self.decided_by == "loss":
             return {name: -found["negative_loss"] for name, found in self.validation.items()}
         return {name: found["overlap"] for name, found in self.validation.items()}
@@ -192,7 +194,7 @@ def pi_tune(
     # 1. Expert: the target's own, from the pool's initialisation.
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
     expert = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
-    own, blank = expert(target, training, **stage("expert")), expert(target, replace(training, epochs=0))
+    own = expert(target, training, **stage("expert"))
 
     # 2. Predict: the tasks of the pool that are most like it.
     learnt = own
@@ -203,8 +205,9 @@ def pi_tune(
     trying = config.start == "best" and bool(target.validation)
     reach = config.k * (REACH if trying else 1)
     near = around.nearest(embedding, reach, space=config.space, without=refused)
-    mixing = Mixing(backbone, own, around.experts, config, blank)
-    begin = EQUAL
+    untrained = partial(expert, replace(target, validation=()), replace(training, epochs=0))
+    blank = untrained() if trying and near and is_scarce(target) else None
+    mixing, begin = Mixing(backbone, own, around.experts, config, blank), EQUAL
     if trying and near:
         choose = partial(mixing.begin, near, target, progress=progress)
         begin = stage.once("start", f"{config}{own.digest}{sorted(n.name for n in near)}", choose)
@@ -219,14 +222,16 @@ def pi_tune(
     # 4. Collapse: one plain expert, unless the target's own is about as good.
     after = mixture.collapse(rank=config.rank)
     alone = {neighbor: mixing.alone(neighbor) for neighbor in names}
-    seen = from_first(partial(validated, backbone, unseen(target), alone))
-    best = best_of(seen) or next(iter(names), "")
+    best = best_of(from_first(partial(validated, backbone, mixing.unseen(target), alone))) or "".join(
+        names[:1]
+    )
     found = mixing.judged(after, target)
-    lead = Lead.of(found["mixture"], found["expert"]) if found else None
-    if neighbors and lead and not lead.sure and len(target.validation) < ENOUGH:
-        again = replace(mixing, own=expert(turned(target), training))
-        found = again.judged_again(found, names, begin, turned(target), progress=progress)
-        lead = Lead.of(found["mixture"], found["expert"])
+    lead = Lead.of(found["mixture"], found["expert"]) if found and neighbors else None
+    if lead and not lead.sure and is_scarce(target):
+        with suppress(TrainingError):  # the second look is none where training diverges
+            again = replace(mixing, own=expert(turned(target), training, progress=progress))
+            found = again.judged_again(found, names, begin, turned(target), progress=progress)
+            lead = Lead.of(found["mixture"], found["expert"])
     mixed = bool(neighbors) and (lead is None or lead.clear)
     kept = after if mixed else own
     stages = {"expert": own, **({"neighbor": alone[best]} if best else {}), "init": before, "pi": kept}
@@ -257,7 +262,7 @@ class Mixing:
     """The target's own expert and those of the pool, as the configuration mixes them.
 
     Attributes:
-        blank: the own expert before it was trained; None does without trials that would need it.
+        blank: the own expert before it was trained, for trials on the training examples; None makes none.
     """
 
     backbone: Backbone
@@ -296,7 +301,7 @@ class Mixing:
 
     def shortlist(self, near: Sequence[Neighbor], task: Task) -> list[Neighbor]:
         """The k nearest, and the k others that do best as they are: few examples embed a task poorly."""
-        k, few = self.config.k, unseen(task)
+        k, few = self.config.k, self.unseen(task)
         names = [neighbor.name for neighbor in near[k:]]
         found = from_first(lambda: validated(self.backbone, few, {n: self.alone(n) for n in names}))
         others = sorted(near[k:], key=lambda neighbor: found[neighbor.name].merit, reverse=True)
@@ -314,13 +319,13 @@ class Mixing:
         for begin in (EQUAL, *(neighbor.name for neighbor in self.shortlist(near, task))):
             with suppress(TrainingError):  # a start from which the loss does not stay finite is none
                 found[begin] = self.tried(near, begin, few, progress)
-        if not self.blank or len(few.validation) >= ENOUGH:
+        if not self.blank:
             return best_of(found)
         other, twice = replace(self, own=self.blank), dict[str, Evaluation]()
-        for begin in sorted(found, key=lambda name: found[name].merit, reverse=True)[: self.config.k]:
+        for begin in sorted(found, key=lambda name: found[name].merit, reverse=True)[: max(2, self.config.k)]:
             with suppress(TrainingError):
                 twice[begin] = pooled([found[begin], other.tried(near, begin, turned(few), progress)])
-        return best_of(twice)
+        return best_of(twice or found)
 
     def judged(self, mixture: Expert, task: Task) -> dict[str, Evaluation]:
         """The mixture and the target's own on the validation examples; empty where there are none."""
@@ -342,8 +347,26 @@ class Mixing:
         short = replace(tuning, seed=self.config.seed, epochs=min(TRIAL_EPOCHS, tuning.epochs))
         mixture = self.mixture([n.name for n in self.neighbors(near, begin)], begin)
         best = tune(mixture, task, short, progress=progress).best
-        assert best is not None  # there are validation examples
+        if best is None or self.config.rank:  # a rank cut changes what was validated
+            cut = {begin: mixture.collapse(rank=self.config.rank)}
+            best = from_first(partial(validated, self.backbone, task, cut))[begin]
         return best
+
+    def unseen(self, task: Task) -> Task:
+        """With what an expert of the pool can be judged on as it is, in the place of the validation examples.
+
+        These, and training examples, which it has not seen either, up to `GLANCE` in all. The target's head,
+        where there is one, has seen them: then these alone. None where there is no validation.
+        """
+        heads = self.backbone.head_modules(self.backbone.model)
+        room = 0 if heads or not task.validation else max(GLANCE - len(task.validation), 0)
+        validation = first_by_hash(task.validation, GLANCE)
+        return replace(task, validation=(*validation, *first_by_hash(task.train, room)))
+
+
+def is_scarce(task: Task) -> bool:
+    """Whether validation examples are few, and training examples not many more: both then validate."""
+    return len(task.validation) < ENOUGH and len(task.train) <= 2 * len(task.validation)
 
 
 def turned(task: Task) -> Task:
@@ -361,16 +384,6 @@ def _told(found: Evaluation) -> dict[str, float]:
     """What there is of a validation result, without its examples."""
     told = {"negative_loss": found.negative_loss, "score": found.score, "overlap": found.overlap}
     return {name: value for name, value in told.items() if value is not None}
-
-
-def unseen(task: Task) -> Task:
-    """What an expert of the pool can be judged on as it is: it has seen no labelled example of the task.
-
-    The validation examples, and training examples up to `GLANCE` in all; none where there is no validation.
-    """
-    room = max(GLANCE - len(task.validation), 0) if task.validation else 0
-    validation = first_by_hash(task.validation, GLANCE)
-    return replace(task, validation=(*validation, *first_by_hash(task.train, room)))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pituning.seed import isolated_seed
 from pituning.task import Task
 from pituning.train import evaluate, score
 
+# So many standard errors that more examples would hardly turn it round.
 SURE = 2
 
 
@@ -41,11 +42,13 @@ def best_of(found: Mapping[str, Evaluation]) -> str:
 class Lead:
     """By how much one expert is better than another: mean over the examples, and its standard error.
 
-    Of what decides between them: the loss in nats, or the IoU of boxes.
+    Of what decides between them: the loss in nats, or the IoU of boxes. The error knows nothing of choices
+    that were made with the same examples before.
     """
 
     mean: float
     error: float
+    examples: int
 
     @classmethod
     def of(cls, one: Evaluation, other: Evaluation) -> Lead:
@@ -58,12 +61,14 @@ class Lead:
         """
         gains = [a - b for a, b in zip(one.each, other.each, strict=True)]
         if not all(map(math.isfinite, gains)):
-            return cls(math.inf if one.merit > other.merit else -math.inf, 0.0)
-        return cls(fmean(gains), stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0)
+            return cls(math.inf if one.merit > other.merit else -math.inf, 0.0, len(gains))
+        mean = fmean(gains)  # of one example nothing is known: the error is as large as the lead
+        error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else abs(mean)
+        return cls(mean, error, len(gains))
 
     @property
     def sure(self) -> bool:
-        """Whether more examples would hardly turn it round: more than `SURE` errors, in either direction."""
+        """Whether it is more than `SURE` standard errors, in either direction."""
         return abs(self.mean) > SURE * self.error
 
     @property

@@ -203,8 +203,8 @@ def _attached(backbone: Backbone, adapter: PeftConfig, labels: Sequence[str], se
 def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[Example, ...]) -> Evaluation:
     """Score by the task's metric, and the mean loss in nats: among the candidates, see `calibrated_losses`.
 
-    Free-form answers have no score here: writing them each epoch would cost more than training. Boxes, of
-    four tokens, are drawn for the first examples by hash, greedily.
+    Free-form answers have no score here: writing them each epoch would cost more than training. Boxes are
+    drawn for the first `BOXES` examples by hash, greedily.
     """
     model.eval()
     losses = torch.zeros(len(examples))

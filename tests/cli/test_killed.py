@@ -67,7 +67,7 @@ def test_killed_tune_resumes_to_the_same_adapter(stage: str, world: World, tmp_p
     resumed = call(*tuning(world, killed, *few), "--resume")
     assert (resumed.code, resumed.err) == (0, "")
     uninterrupted = call(*tuning(world, whole, *few))
-    for key in ("scores", "weights", "neighbors", "validation", "kept"):
+    for key in ("scores", "weights", "neighbors", "validation", "lead", "kept"):
         assert resumed.document[key] == uninterrupted.document[key]
     assert contents(killed) == contents(whole)
     assert tree(world.root) == before

@@ -88,7 +88,7 @@ def test_two_processes_tune_the_adapter_of_one(checked: bool, world: World, tmp_
     one, two = call(*fixed, tmp_path / "one"), together(ACCELERATE, *fixed, tmp_path / "two")
     assert (two.code, two.err) == (0, "")
     assert checked or two.document["kept"] == "mixture"
-    for key in ("kept", "neighbors", "weights", "scores", "validation"):
+    for key in ("kept", "neighbors", "weights", "scores", "validation", "lead"):
         assert json.dumps(rounded(two.document[key])) == json.dumps(rounded(one.document[key])), key
     assert max(two.document["weights"].values()) > 0.34  # not where they started
     assert_same_adapter(tmp_path / "one", tmp_path / "two")

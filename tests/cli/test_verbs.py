@@ -89,13 +89,31 @@ def test_without_validation_data_the_document_is_still_json(world: World, tmp_pa
     fixed = ("--backbone", world.backbone, "--pool", world.pool, "--out", tmp_path / "out")
     document = call("tune", task, *fixed, *few).document
     assert document["validation"] == {}
+    assert document["lead"] is None
     assert document["scores"] == {}
 
 
 def test_tune_for_people_shows_weights_and_scores(world: World, tmp_path: Path) -> None:
     text = tune(world, tmp_path / "out").out
-    for wanted in ("experts mixed for target", "accuracy on the test split", "saved: "):
-        assert wanted in text
+    wanted = (
+        "experts mixed for target",
+        "accuracy on the test split",
+        "decided by validation: loss of",
+        "saved: ",
+    )
+    for part in wanted:
+        assert part in text
+
+
+def test_tune_says_by_how_much_the_mixture_leads(world: World, tmp_path: Path) -> None:
+    document = tune(world, tmp_path / "out", "--json").document
+    lead = document["lead"]
+    assert document["kept"] == ("mixture" if lead["mean"] > lead["error"] else "expert")
+    losses = [found["negative_loss"] for found in document["validation"].values()]
+    assert abs(losses[0] - losses[1]) == pytest.approx(abs(lead["mean"]), abs=1e-5)
+    side, mean, error = ("ahead" if lead["mean"] > 0 else "behind"), abs(lead["mean"]), lead["error"]
+    told = f"the mixture is {side} by {mean:.4f} ± {error:.4f} on {lead['examples']} examples"
+    assert told in Path(document["report"]).read_text()
 
 
 def test_tune_leaves_a_report_in_the_adapter_folder(world: World, tmp_path: Path) -> None:

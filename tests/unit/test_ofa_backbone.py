@@ -205,10 +205,18 @@ def test_boxes_are_validated_by_their_overlap(backbone: Ofa, monkeypatch: pytest
     model = attach_expert(backbone, expert)
     drawn = backbone.predict(model, task.train, replace(task, decoding=Decoding()))
     overlaps = [mean_iou([box], [e.bbox]) for box, e in zip(drawn, task.train, strict=True) if e.bbox]
+    beams: list[int] = []
+
+    def spy(model: nn.Module, examples: Any, task: Task, **rest: Any) -> list[str]:
+        beams.append(task.decoding.num_beams)
+        return Ofa.predict(backbone, model, examples, task, **rest)
+
+    monkeypatch.setattr(backbone, "predict", spy)
     found = evaluate(backbone, model, task, task.train)
     assert sorted(found.each) == pytest.approx(sorted(overlaps))
     assert found.merit == (pytest.approx(sum(overlaps) / len(overlaps)), found.negative_loss)
-    assert found.overlap > 0
+    assert found.overlap
+    assert beams == [1]
     assert -found.negative_loss == pytest.approx(
         float(losses(backbone, model, task.train, task).mean()), rel=1e-4
     )

@@ -19,7 +19,6 @@ from pituning.bench.merging import Combine, Differences, by_fisher
 from pituning.expert import Expert
 from pituning.interpolate import Mixture, tune
 from pituning.predict import embed
-from pituning.recipe import unseen
 from pituning.seed import isolated_seed
 from pituning.selection import best_of, validated
 from pituning.train import train_expert
@@ -113,9 +112,9 @@ def _pi(contest: Contest) -> Expert:
 
 
 def _neighbor(contest: Contest) -> Expert:
-    """Of those that π-Tuning looks at, the one that validates best as it is; else the nearest."""
+    """Of those that π-Tuning looks at, the best as it is on labelled examples; else the nearest."""
     alone = {expert.name: contest.mixing.alone(expert.name) for expert in contest.reach}
-    found = validated(contest.backbone, unseen(contest.few), alone)
+    found = validated(contest.backbone, contest.mixing.unseen(contest.few), alone)
     return alone[best_of(found) or contest.reach[0].name]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -126,15 +127,20 @@ def describe(result: PiResult, config: PiConfig, out: Path) -> dict[str, Any]:
         "weights": result.weights,
         "best_neighbor": result.best_neighbor,
         "scores": result.scores,
-        "validation": result.validation,
+        "validation": {who: _finite(found) for who, found in result.validation.items()},
         "decided_by": result.decided_by,
-        "lead": None if result.lead is None else asdict(result.lead),
+        "lead": result.lead and _finite(asdict(result.lead)),
         "k": config.k,
         "shots": config.shots,
         "seed": config.seed,
         "expert_dir": str(out),
         "seconds": round(result.seconds, 1),
     }
+
+
+def _finite(found: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
 def as_text(result: PiResult, out: Path) -> str:
@@ -152,8 +158,8 @@ def as_text(result: PiResult, out: Path) -> str:
     if result.kept == "expert":
         why = "The mixture is not clearly better" if similar else "The pool has no expert to mix with"
         parts.append(f"{why}: the task's own expert was kept.")
-    if result.validation:
-        parts.append(f"validation decided: {told_lead(result)}")
+    if result.lead:
+        parts.append(f"decided by validation: {told_lead(result)}")
     if "relative_error" in result.mixture.card.recipe:
         parts.append(f"relative error of the rank cut: {result.mixture.card.recipe['relative_error']:.3f}")
     parts += [f"not considered: {reason}" for reason in result.refused.values()]

@@ -130,11 +130,15 @@ def _summary(result: PiResult) -> list[str]:
     if not result.validation:
         return [mixed, "There was nothing to validate on: the mixture was kept unchecked."]
     kept = "The mixture was kept" if result.kept == "mixture" else "The task's own expert was kept"
-    return [mixed, f"{kept}; on the validation examples: {told_lead(result)}."]
+    return [mixed, f"{kept}: {told_lead(result)}."] if result.lead else [mixed]
 
 
 def told_lead(result: PiResult) -> str:
-    """What decided, of both, and how sure that is."""
+    """What decided, of the own expert and of the mixture, and how sure that is."""
     both = ", ".join(f"{name} {value:.4f}" for name, value in result.deciding.items())
-    sure = f"; better by {result.lead.mean:.4f} ± {result.lead.error:.4f}" if result.lead else ""
-    return f"{result.decided_by} of {both}{sure}"
+    told = f"{result.decided_by} of {both}"
+    if not result.lead:
+        return told
+    side = "ahead" if result.lead.mean > 0 else "behind"
+    error = f"{abs(result.lead.mean):.4f} ± {result.lead.error:.4f} on {result.lead.examples} examples"
+    return f"{told}; the mixture is {side} by {error}"
