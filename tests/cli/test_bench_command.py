@@ -84,3 +84,12 @@ def test_mistakes_end_before_anything_is_trained(
     assert (outcome.code, outcome.out) == (2, "")
     assert said in outcome.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_joint_training_takes_the_data_that_it_is_given(world: World, tmp_path: Path) -> None:
+    fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
+    fixed += ("--out", tmp_path, "--seed", 0, "--json", "--methods", "expert", "joint")
+    refused = call(*fixed).document["methods"]["joint"]["refused"]
+    assert "joint training needs the neighbours' data" in refused[0]
+    document = call(*fixed, "--data", *(world.task(name) for name in "abc")).document
+    assert document["methods"]["joint"]["runs"] == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +18,15 @@ from tiny import text_task
 from pituning import PiConfig, Pool, TrainConfig, TuneConfig
 from pituning.backbones import Backbone
 from pituning.bench import METHODS, Contest, paired_difference
+from pituning.bench import joint as joint_module
 from pituning.bench import lorahub as lorahub_module
 from pituning.bench.fusion import FusedLayer, fused
 from pituning.bench.merging import Differences, by_fisher, weighted
-from pituning.errors import ExpertError
+from pituning.errors import ConfigError, ExpertError
+from pituning.example import Example
 from pituning.expert import Expert, attach_expert, is_head
 from pituning.predict import Neighbor, embed
+from pituning.task import Task
 from pituning.train import evaluate, train_expert
 
 BRIEF = TrainConfig(epochs=1, batch_size=4, learning_rate=0.02)
@@ -44,7 +49,8 @@ def made_contest(backbone: Backbone, folder: Path, method: str) -> Contest:
     for task in (*(text_task(seed, train=9) for seed in range(3)), target, replace(target, name="renamed")):
         expert = train_expert(backbone, task, replace(BRIEF, method=method))
         pool.add(expert, embed(backbone, expert, task))
-    return Contest(backbone, target, pool, CONFIG)
+    others = [text_task(seed, train=9) for seed in range(3)]
+    return Contest(backbone, target, pool, CONFIG, {task.name: task for task in others})
 
 
 def test_what_is_of_the_target_in_the_pool_is_never_used(contest: Contest) -> None:
@@ -95,6 +101,34 @@ def test_the_same_seed_makes_the_same(name: str, contest: Contest) -> None:
         module = attach_expert(contest.backbone, made) if isinstance(made, Expert) else made
         losses.add(evaluate(contest.backbone, module, contest.few, contest.task.test).negative_loss)
     assert len(losses) == 1
+
+
+def test_joint_training_gives_each_task_its_own_words_and_as_many_examples(
+    contest: Contest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, Example]] = []
+    collate = contest.backbone.collate
+
+    def spy(examples: Sequence[Example], task: Task, **rest: Any) -> Any:
+        seen.extend((task.name, example) for example in examples)
+        return collate(examples, task, **rest)
+
+    assert contest.pi.neighbors  # trained before the spy listens
+    monkeypatch.setattr(contest.backbone, "collate", spy)
+    monkeypatch.setattr(joint_module, "MOST", 6)
+    METHODS["joint"].make(contest)
+    trained = [(name, e) for name, e in seen if name != "target" or e in contest.few.train]
+    counts = Counter(name for name, _ in trained)
+    assert counts.keys() == {"target", *(expert.name for expert in contest.neighbors)}
+    for name, example in trained:
+        mine = contest.few if name == "target" else contest.sources[name]
+        assert example in mine.train
+    assert counts["target"] >= max(counts.values()) - 4  # a batch may begin another pass
+
+
+def test_joint_training_needs_the_neighbours_data(contest: Contest) -> None:
+    with pytest.raises(ConfigError, match="joint training needs the neighbours' data"):
+        METHODS["joint"].make(replace(contest, sources={}))
 
 
 def test_all_the_weight_on_one_expert_is_that_expert(contest: Contest) -> None:

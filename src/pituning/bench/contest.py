@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import nn
@@ -29,12 +29,14 @@ class Contest:
         task: whole; the methods see the shots that `config` draws from it, and its test split only at the
             end.
         pool: what is of the target in it (its name, its data) is never used.
+        sources: name -> a task whose data may be trained on with the target's; an upper bound needs them.
     """
 
     backbone: Backbone
     task: Task
     pool: Pool
     config: PiConfig
+    sources: Mapping[str, Task] = field(default_factory=dict)
 
     @cached_property
     def few(self) -> Task:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pituning.bench.contest import Contest, Made
 from pituning.bench.fusion import fused
+from pituning.bench.joint import joint
 from pituning.bench.lorahub import lorahub
 from pituning.bench.merging import Combine, Differences, by_fisher
 from pituning.expert import Expert
@@ -197,4 +198,5 @@ METHODS: dict[str, Method] = {
     "weights": Method("weights learnt, experts frozen", _weights),
     "uniform": Method("the k nearest mixed from equal weights, always kept", _uniform),
     "pi": Method("π-Tuning", _pi),
+    "joint": Method("joint training with the neighbours' data", joint),
 }

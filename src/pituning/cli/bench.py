@@ -46,6 +46,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD",
         help=f"of {', '.join(METHODS)} (default: all)",
     )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="TASK",
+        help="tasks of the pool's experts, whose data the method joint trains on too",
+    )
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
     add_recipe_option(parser)
     add_tuning_options(parser, without=("seed",))
@@ -60,8 +67,10 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if "lorahub" in options.methods:
         require_nevergrad()
     tasks = [task_named(name) for item in options.tasks for name in members(item)]
-    for task in tasks:
+    sources = {task.name: task for item in options.data for task in map(task_named, members(item))}
+    for task in (*tasks, *sources.values()):
         require_pictures(task)
+    for task in tasks:
         task.split("test")
     recipe, pool, out = recipe_of(options), Pool(options.pool), Path(options.out)
     configs = [
@@ -74,7 +83,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     backbone = load_backbone(options.backbone, settings=recipe.model)
     for task in tasks:
         backbone.check(task)
-    contests = [Contest(backbone, task, pool, config) for config in configs for task in tasks]
+    contests = [Contest(backbone, task, pool, config, sources) for config in configs for task in tasks]
     runs = []
     while contests:  # each is dropped once its methods are done, with the experts that it holds
         contest = contests.pop(0)
@@ -121,6 +130,8 @@ def _key(contest: Contest, name: str) -> str:
     """Of all that a result depends on."""
     pool = (contest.pool.path / MANIFEST).read_bytes()
     told = f"{name}{contest.config}{contest.task.fingerprint}{contest.backbone.fingerprint}"
+    if name == "joint":
+        told += "".join(contest.sources[name].fingerprint for name in sorted(contest.sources))
     return hashlib.sha256(told.encode() + pool).hexdigest()
 
 

@@ -1,0 +1,62 @@
+"""Joint training on the target's data and its neighbours': what one would do with the data of all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from pituning.bench.contest import Contest
+from pituning.errors import ConfigError, ExpertError
+from pituning.example import Example, first_by_hash
+from pituning.expert import attach
+from pituning.fit import Evaluation, fit
+from pituning.train import evaluate
+
+MOST = 1000  # examples of each neighbour, the first by hash
+
+
+def joint(contest: Contest) -> nn.Module:
+    """A new adapter, trained on as many examples of the target (repeated) as of each neighbour.
+
+    The state that is best on the target's validation examples is kept.
+
+    Raises:
+        ConfigError: the data of a neighbour is not in `contest.sources`.
+        ExpertError: the tasks have heads of their own.
+    """
+    backbone, few, own = contest.backbone, contest.few, contest.pi.own
+    if backbone.head_modules(backbone.model):
+        must = "tasks that are trained together share all parameters"
+        raise ExpertError(must, f"each has a head of its own on {backbone.name!r}", "Leave joint out.")
+    missing = [e.name for e in contest.neighbors if e.card.task not in contest.sources]
+    if missing:
+        must = "joint training needs the neighbours' data"
+        raise ConfigError(must, f"there is none of {', '.join(missing)}", "Name their tasks with --data.")
+    others = [contest.sources[expert.card.task] for expert in contest.neighbors]
+    parts = [(task, first_by_hash(task.train, MOST)) for task in others]
+    most = max([len(few.train), *(len(examples) for _, examples in parts)])
+    parts.append((few, list(few.train) * -(-most // len(few.train))))
+    task_of = {id(example): task for task, examples in parts for example in examples}
+    module: nn.Module = attach(backbone, own.config, labels=few.candidates, seed=contest.pool.init_seed)
+
+    def nll(batch: Sequence[Example]) -> Tensor:
+        order, losses = list[int](), list[Tensor]()
+        for task in (few, *others):
+            rows = [row for row, example in enumerate(batch) if task_of[id(example)] is task]
+            if rows:
+                order += rows
+                losses.append(backbone.nll(module, backbone.collate([batch[row] for row in rows], task)))
+        return torch.cat(losses)[torch.tensor(order).argsort()]
+
+    def validate() -> Evaluation:
+        return evaluate(backbone, module, few, few.validation)
+
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [{"params": trained, "lr": own.card.recipe["learning_rate"]}]
+    config = replace(contest.config.train, seed=contest.config.seed)
+    examples = [example for _, some in parts for example in some]
+    fit(module, groups, nll, validate if few.validation else None, examples, config)
+    return module
