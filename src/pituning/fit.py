@@ -139,20 +139,23 @@ class Evaluation:
 
 
 def pooled(found: Sequence[Evaluation]) -> Evaluation:
-    """Of validation results on different examples, the one on all of them; without a score.
+    """Of validation results on different examples, the one on all of them; the mean of the scores.
 
     Example:
         >>> pooled([Evaluation(-1.0, each=(-1.0,)), Evaluation(-2.0, each=(-1.5, -2.5))]).negative_loss
         -1.6666666666666667
     """
-    counts, overlaps = [len(one.each) for one in found], [one.overlap for one in found]
+    counts = [len(one.each) for one in found]
 
     def mean(values: Sequence[float]) -> float:
         return sum(count * value for count, value in zip(counts, values, strict=True)) / sum(counts)
 
+    scores = [one.score for one in found if one.score is not None]
+    overlaps = [one.overlap for one in found if one.overlap is not None]
     return Evaluation(
         mean([one.negative_loss for one in found]),
-        overlap=None if None in overlaps else mean([overlap or 0.0 for overlap in overlaps]),
+        score=mean(scores) if len(scores) == len(found) else None,
+        overlap=mean(overlaps) if len(overlaps) == len(found) else None,
         each=tuple(value for one in found for value in one.each),
     )
 

@@ -26,7 +26,7 @@ from pituning.metrics import METRICS
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, Neighbor, embed
-from pituning.selection import Lead, best_of, tested, validated
+from pituning.selection import Lead, best_of, scores_less, tested, validated, with_scores
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
 
@@ -129,7 +129,8 @@ class PiResult:
             anew on the others (the neighbours and the start stay). Empty where there are none; the mixture is
             then kept.
         lead: of the mixture over the own expert there: the mixture is kept where that is more than its
-            standard error. None where there is no neighbour, or nothing to validate on.
+            standard error (and where answers are written freely, if their score is not lower: a loss can fall
+            while captions get worse). None where there is no neighbour, or nothing to validate on.
     """
 
     task: str
@@ -232,7 +233,7 @@ def pi_tune(
             again = replace(mixing, own=expert(turned(target), training, progress=progress))
             found = again.judged_again(found, names, begin, turned(target), progress=progress)
             lead = Lead.of(found["mixture"], found["expert"])
-    mixed = bool(neighbors) and (lead is None or lead.clear)
+    mixed = bool(neighbors) and (lead is None or (lead.clear and not scores_less(target, **found)))
     kept = after if mixed else own
     stages = {"expert": own, **({"neighbor": alone[best]} if best else {}), "init": before, "pi": kept}
     return PiResult(
@@ -330,7 +331,11 @@ class Mixing:
     def judged(self, mixture: Expert, task: Task) -> dict[str, Evaluation]:
         """The mixture and the target's own on the validation examples; empty where there are none."""
         both = {"mixture": mixture, "expert": self.own}
-        return from_first(partial(validated, self.backbone, task, both))
+
+        def judge() -> dict[str, Evaluation]:
+            return with_scores(self.backbone, task, validated(self.backbone, task, both), both)
+
+        return from_first(judge)
 
     def judged_again(
         self, found: Mapping[str, Evaluation], names: Sequence[str], begin: str, task: Task, *, progress: bool

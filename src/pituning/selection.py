@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from torch import nn
 
 from pituning.backbones import Backbone
+from pituning.example import first_by_hash
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
+from pituning.metrics import METRICS
 from pituning.seed import isolated_seed
 from pituning.task import Task
 from pituning.train import evaluate, score
+
+# Answers are written, to be scored, for so many validation examples at most.
+WRITTEN = 64
 
 # So many standard errors that more examples would hardly turn it round.
 SURE = 2
@@ -31,6 +36,30 @@ def validated(
         name: evaluate(backbone, model, task, task.validation)
         for name, model in zip(experts, models, strict=True)
     }
+
+
+def writes(task: Task) -> bool:
+    """Whether answers are free text: neither chosen nor boxes."""
+    return not task.candidates and METRICS[task.metric].gold != "box"
+
+
+def with_scores(
+    backbone: Backbone, task: Task, found: Mapping[str, Evaluation], experts: Mapping[str, Expert]
+) -> dict[str, Evaluation]:
+    """The same, and where answers are written freely their score: on the first `WRITTEN` examples by hash."""
+    if not found or not writes(task):
+        return dict(found)
+    few = replace(task, validation=tuple(first_by_hash(task.validation, WRITTEN)))
+    scores = {who: score(backbone, attach_expert(backbone, experts[who]), few, "validation") for who in found}
+    return {who: replace(one, score=scores[who]) for who, one in found.items()}
+
+
+def scores_less(task: Task, mixture: Evaluation, expert: Evaluation) -> bool:
+    """Whether answers are free text and the mixture's score lower: the loss can fall while they get worse.
+
+    Elsewhere a score of few examples says less than what decides.
+    """
+    return writes(task) and (mixture.score or 0.0) < (expert.score or 0.0)
 
 
 def best_of(found: Mapping[str, Evaluation]) -> str:

@@ -13,12 +13,13 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 from small import same_tensors
-from tiny import text_task
+from tiny import open_task, text_task
 
 from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune, selection
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
 from pituning.errors import PoolError, StaleEmbeddingError, TrainingError
+from pituning.example import Example
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
 from pituning.interpolate import Mixture, TuneResult, tune
@@ -26,7 +27,7 @@ from pituning.methods import peft_config
 from pituning.neighborhood import Neighborhood, shared_modules
 from pituning.predict import Neighbor, embed
 from pituning.recipe import Mixing, is_scarce, turned
-from pituning.selection import Lead
+from pituning.selection import Lead, scores_less, validated, with_scores
 from pituning.task import Task
 from pituning.train import calibrated_losses, evaluate, score, train_expert
 
@@ -383,6 +384,30 @@ def test_a_loss_that_is_not_finite_has_no_lead() -> None:
     assert not Lead.of(wrong, right).clear
     assert not Lead.of(right, right).clear
     assert Lead.of(right, Evaluation(-2.0, each=(-2.0, -2.0))).clear
+
+
+def test_a_mixture_that_writes_worse_is_not_kept_for_its_loss(target: Task) -> None:
+    example = Example(text_a="a", references=("b",))
+    written = Task(name="free", modality="text", kind="text-generation", metric="chrf", train=(example,))
+    good, bad = Evaluation(-2.0, 0.6), Evaluation(-1.0, 0.5)
+    assert scores_less(written, mixture=bad, expert=good)
+    assert not scores_less(written, mixture=good, expert=bad)
+    assert not scores_less(written, mixture=good, expert=good)
+    assert not scores_less(target, mixture=bad, expert=good)
+
+
+def test_the_score_of_free_answers_is_taken_where_it_decides(
+    backbone_of: Callable[[str], Backbone], target: Task, backbone: Backbone, pool: Pool
+) -> None:
+    task, t5 = open_task(), backbone_of("t5")
+    task = replace(task, validation=task.train)
+    own = {"expert": train_expert(t5, task, replace(BRIEF, method="lora"))}
+    found = validated(t5, task, own)
+    assert found["expert"].score is None
+    expected = score(t5, attach_expert(t5, own["expert"]), task, "validation")
+    assert with_scores(t5, task, found, own)["expert"] == replace(found["expert"], score=expected)
+    chosen = validated(backbone, target, {"expert": pool.get("text0")})
+    assert with_scores(backbone, target, chosen, {"expert": pool.get("text0")}) == chosen
 
 
 def test_a_single_example_tells_nothing() -> None:

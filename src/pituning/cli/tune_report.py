@@ -141,4 +141,6 @@ def told_lead(result: PiResult) -> str:
         return told
     side = "ahead" if result.lead.mean > 0 else "behind"
     error = f"{abs(result.lead.mean):.4f} ± {result.lead.error:.4f} on {result.lead.examples} examples"
-    return f"{told}; the mixture is {side} by {error}"
+    told += f"; the mixture is {side} by {error}"
+    scores = [f"{who} {found['score']:.4f}" for who, found in result.validation.items() if "score" in found]
+    return told + (f"; {result.metric} of {', '.join(scores)}" if scores else "")
