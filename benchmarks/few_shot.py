@@ -83,12 +83,11 @@ def remember_pictures(backbone: Backbone, most: int = 2000) -> None:
     forward, known = stem.forward, dict[bytes, Tensor]()
 
     def remembered(pictures: Tensor) -> Tensor:
+        if len(known) > most:
+            known.clear()
         keys = [hashlib.md5(picture.numpy().tobytes()).digest() for picture in pictures]
         new = [row for row, key in enumerate(keys) if key not in known]
         if new:
-            if len(known) > most:
-                known.clear()
-                new = [*range(len(keys))]
             with torch.no_grad():
                 for row, features in zip(new, forward(pictures[new]), strict=True):
                     known[keys[row]] = features.clone()

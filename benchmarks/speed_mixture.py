@@ -21,7 +21,6 @@ from pituning.foundation import Frozen
 from pituning.interpolate import Mixture
 
 SIZES, TOKENS = (1, 2, 4, 8, 16), 64
-OUTPUTS = (2, 4, 8, 16)
 
 
 class MixedOutputs(nn.Module):
@@ -59,10 +58,10 @@ def mixture_ratios(repeats: int) -> dict[str, float]:
     for size in SIZES:
         mixture = Mixture(backbone, experts[:size]).train()
         works[f"mixture of {size}"] = _step(mixture, mixture.mixed)
-    for size in OUTPUTS:
+    for size in SIZES[1:]:
         works[f"outputs of {size} mixed"] = _live_step(backbone, experts[:size], _outputs)
     works["outputs of 8 mixed, one projection"] = _live_step(backbone, experts[:8], _shared_outputs)
-    works["AdapterFusion of 8"] = _live_step(backbone, experts[:8], _fusion, trained="query.|key.")
+    works["AdapterFusion of 8"] = _live_step(backbone, experts[:8], _fusion, trained=("query.", "key."))
     seconds = interleaved(works, repeats)
     found = {name: ratio(seconds, name, "single") for name in works if name != "single"}
     for name in ("outputs of 8 mixed", "outputs of 8 mixed, one projection", "AdapterFusion of 8"):
@@ -130,11 +129,11 @@ def _live(backbone: Frozen, experts: Sequence[Expert], layer: Layer) -> nn.Modul
 
 
 def _live_step(
-    backbone: Frozen, experts: Sequence[Expert], layer: Layer, *, trained: str = "lora_|mix"
+    backbone: Frozen, experts: Sequence[Expert], layer: Layer, *, trained: Sequence[str] = ("lora_", "mix")
 ) -> Callable[[], None]:
     module = _live(backbone, experts, layer).train()
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(any(part in name for part in trained.split("|")))
+        parameter.requires_grad_(any(part in name for part in trained))
     return _step(module, lambda: module)
 
 

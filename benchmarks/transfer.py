@@ -63,7 +63,7 @@ def pairs(backbone: Backbone, pool: Pool, name: str, config: PiConfig) -> None:
     mixing = Mixing(backbone, own, {other: pool.get(other) for other in pool}, replace(config, k=1))
     for other in missing:
         mixture = mixing.mixture([other], other)
-        tune(mixture, few, replace(config.tune, seed=SEED))
+        tune(mixture, few, config.tuning)
         found = score(backbone, attach_expert(backbone, mixture.collapse()), task)
         document["found"][other] = {"score": found}
         write(file, document)

@@ -26,7 +26,7 @@ from pituning.metrics import METRICS
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, Neighbor, embed
-from pituning.selection import Lead, best_of, scores_less, tested, validated, with_scores
+from pituning.selection import Lead, best_of, scores_less, tested, validated
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
 
@@ -79,6 +79,11 @@ class PiConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     fisher: FisherConfig = field(default_factory=FisherConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
+
+    @property
+    def tuning(self) -> TuneConfig:
+        """How a mixture is tuned, with this run's seed."""
+        return replace(self.tune, seed=self.seed)
 
     def __post_init__(self) -> None:
         """Collect what is out of range."""
@@ -206,8 +211,9 @@ def pi_tune(
     trying = config.start == "best" and bool(target.validation)
     reach = config.k * (REACH if trying else 1)
     near = around.nearest(embedding, reach, space=config.space, without=refused)
-    untrained = partial(expert, replace(target, validation=()), replace(training, epochs=0))
-    blank = untrained() if trying and near and is_scarce(target) else None
+    blank = None
+    if trying and near and is_scarce(target):
+        blank = expert(replace(target, validation=()), replace(training, epochs=0))
     mixing, begin = Mixing(backbone, own, around.experts, config, blank), EQUAL
     if trying and near:
         choose = partial(mixing.begin, near, target, progress=progress)
@@ -218,14 +224,13 @@ def pi_tune(
     # 3. Interpolate: learn the weights and the experts on the target.
     mixture = mixing.mixture(names, begin)
     before = mixture.collapse(rank=config.rank)
-    tuned = tune(mixture, target, replace(config.tune, seed=config.seed), **stage("mixture"))
+    tuned = tune(mixture, target, config.tuning, **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own is about as good.
     after = mixture.collapse(rank=config.rank)
     alone = {neighbor: mixing.alone(neighbor) for neighbor in names}
-    best = best_of(from_first(partial(validated, backbone, mixing.unseen(target), alone))) or "".join(
-        names[:1]
-    )
+    seen = from_first(partial(validated, backbone, mixing.unseen(target), alone))
+    best = best_of(seen) or "".join(names[:1])
     found = mixing.judged(after, target)
     lead = Lead.of(found["mixture"], found["expert"]) if found and neighbors else None
     if lead and not lead.sure and is_scarce(target):
@@ -331,25 +336,21 @@ class Mixing:
     def judged(self, mixture: Expert, task: Task) -> dict[str, Evaluation]:
         """The mixture and the target's own on the validation examples; empty where there are none."""
         both = {"mixture": mixture, "expert": self.own}
-
-        def judge() -> dict[str, Evaluation]:
-            return with_scores(self.backbone, task, validated(self.backbone, task, both), both)
-
-        return from_first(judge)
+        return from_first(partial(validated, self.backbone, task, both, written=True))
 
     def judged_again(
         self, found: Mapping[str, Evaluation], names: Sequence[str], begin: str, task: Task, *, progress: bool
     ) -> dict[str, Evaluation]:
         """What was found, and the same of a mixture made anew on other examples, taken together."""
         mixture = self.mixture(names, begin)
-        tune(mixture, task, replace(self.config.tune, seed=self.config.seed), progress=progress)
+        tune(mixture, task, self.config.tuning, progress=progress)
         second = self.judged(mixture.collapse(rank=self.config.rank), task)
         return {who: pooled([one, second[who]]) for who, one in found.items()}
 
     def tried(self, near: Sequence[Neighbor], begin: str, task: Task, progress: bool) -> Evaluation:
         """What a short tuning from `begin` validates."""
-        tuning = self.config.tune
-        short = replace(tuning, seed=self.config.seed, epochs=min(TRIAL_EPOCHS, tuning.epochs))
+        tuning = self.config.tuning
+        short = replace(tuning, epochs=min(TRIAL_EPOCHS, tuning.epochs))
         mixture = self.mixture([n.name for n in self.neighbors(near, begin)], begin)
         best = tune(mixture, task, short, progress=progress).best
         if best is None or self.config.rank:  # a rank cut changes what was validated

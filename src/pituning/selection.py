@@ -13,7 +13,6 @@ from pituning.backbones import Backbone
 from pituning.example import first_by_hash
 from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
-from pituning.metrics import METRICS
 from pituning.seed import isolated_seed
 from pituning.task import Task
 from pituning.train import evaluate, score
@@ -26,32 +25,22 @@ SURE = 2
 
 
 def validated(
-    backbone: Backbone, task: Task, experts: Mapping[str, Expert | nn.Module]
+    backbone: Backbone, task: Task, experts: Mapping[str, Expert | nn.Module], *, written: bool = False
 ) -> dict[str, Evaluation]:
-    """Each expert, or adapted module, on the validation examples; empty where there are none."""
+    """Each expert, or adapted module, on the validation examples; empty where there are none.
+
+    With `written`, free text is written and scored too, for the first `WRITTEN` examples by hash.
+    """
     if not task.validation:
         return {}
-    models = (attach_expert(backbone, e) if isinstance(e, Expert) else e for e in experts.values())
-    return {
-        name: evaluate(backbone, model, task, task.validation)
-        for name, model in zip(experts, models, strict=True)
-    }
-
-
-def writes(task: Task) -> bool:
-    """Whether answers are free text: neither chosen nor boxes."""
-    return not task.candidates and METRICS[task.metric].gold != "box"
-
-
-def with_scores(
-    backbone: Backbone, task: Task, found: Mapping[str, Evaluation], experts: Mapping[str, Expert]
-) -> dict[str, Evaluation]:
-    """The same, and where answers are written freely their score: on the first `WRITTEN` examples by hash."""
-    if not found or not writes(task):
-        return dict(found)
     few = replace(task, validation=tuple(first_by_hash(task.validation, WRITTEN)))
-    scores = {who: score(backbone, attach_expert(backbone, experts[who]), few, "validation") for who in found}
-    return {who: replace(one, score=scores[who]) for who, one in found.items()}
+    found = {}
+    for name, expert in experts.items():
+        model = attach_expert(backbone, expert) if isinstance(expert, Expert) else expert
+        found[name] = evaluate(backbone, model, task, task.validation)
+        if written and task.writes:
+            found[name] = replace(found[name], score=score(backbone, model, few, "validation"))
+    return found
 
 
 def scores_less(task: Task, mixture: Evaluation, expert: Evaluation) -> bool:
@@ -59,7 +48,7 @@ def scores_less(task: Task, mixture: Evaluation, expert: Evaluation) -> bool:
 
     Elsewhere a score of few examples says less than what decides.
     """
-    return writes(task) and (mixture.score or 0.0) < (expert.score or 0.0)
+    return task.writes and (mixture.score or 0.0) < (expert.score or 0.0)
 
 
 def best_of(found: Mapping[str, Evaluation]) -> str:

@@ -128,6 +128,16 @@ class Task:
             return self.prompt.format(text_a=example.text_a or "", text_b=example.text_b or "")
         return "\n".join(text for text in (example.text_a, example.text_b) if text is not None)
 
+    @property
+    def draws_boxes(self) -> bool:
+        """Whether an answer is a box."""
+        return metrics.METRICS[self.metric].gold == "box"
+
+    @property
+    def writes(self) -> bool:
+        """Whether answers are free text: neither chosen nor boxes."""
+        return not self.candidates and not self.draws_boxes
+
     def answer(self, example: Example) -> str:
         """The gold answer: a candidate's text, a box in integers 0..999, or a free-form text.
 
@@ -139,7 +149,7 @@ class Task:
         if self.candidates:
             return self.candidate_texts[self.candidates[self.answer_index(example)]]
         gold = self._gold(example)
-        if metrics.METRICS[self.metric].gold == "box":
+        if self.draws_boxes:
             return metrics.format_box(gold)  # type: ignore[arg-type]
         if isinstance(gold, Mapping):
             return chosen(example, ()) or ""

@@ -30,7 +30,7 @@ from pituning.expert import (
 from pituning.fit import Evaluation, FitConfig, FitResult, fit
 from pituning.foundation import checkpoint_activations
 from pituning.methods import METHOD_NAMES, peft_config
-from pituning.metrics import METRICS, mean_iou
+from pituning.metrics import mean_iou
 from pituning.parts import BatchLosses
 from pituning.task import Example, Task
 
@@ -222,7 +222,7 @@ def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[E
         losses = calibrated_losses(likelihoods, gold)
         found = task.score(predictions, examples)
         return Evaluation(-float(losses.mean()), found, each=tuple((-losses).tolist()))
-    if METRICS[task.metric].gold != "box":
+    if not task.draws_boxes:
         return Evaluation(-float(losses.mean()), each=tuple((-losses).tolist()))
     few = first_by_hash(examples, BOXES)
     greedy = replace(task, decoding=replace(task.decoding, num_beams=1))

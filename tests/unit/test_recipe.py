@@ -27,7 +27,7 @@ from pituning.methods import peft_config
 from pituning.neighborhood import Neighborhood, shared_modules
 from pituning.predict import Neighbor, embed
 from pituning.recipe import Mixing, is_scarce, turned
-from pituning.selection import Lead, scores_less, validated, with_scores
+from pituning.selection import Lead, scores_less, validated
 from pituning.task import Task
 from pituning.train import calibrated_losses, evaluate, score, train_expert
 
@@ -62,7 +62,9 @@ def pool(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pool:
 
 def only(best: str) -> Callable[..., dict[str, Evaluation]]:
     """A validation that one expert passes best."""
-    return lambda _, __, experts: {n: Evaluation(float(n == best), each=(float(n == best),)) for n in experts}
+    return lambda _, __, experts, **___: {
+        n: Evaluation(float(n == best), each=(float(n == best),)) for n in experts
+    }
 
 
 def test_the_best_expert_and_its_reasons_come_out(
@@ -150,7 +152,7 @@ def test_the_mixture_is_kept_only_where_its_lead_is_more_than_an_error(
     twice = torch.cat([spread, spread])  # few examples: training and validation change places
     ahead = spread + errors * twice.std() / 10**0.5
 
-    def found(_: Backbone, __: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
+    def found(_: Backbone, __: Task, experts: Mapping[str, Expert], **___: Any) -> dict[str, Evaluation]:
         each = {name: tuple(ahead.tolist()) if name == "mixture" else (0.0,) * 5 for name in experts}
         return {name: Evaluation(sum(each[name]) / 5, each=each[name]) for name in experts}
 
@@ -405,9 +407,10 @@ def test_the_score_of_free_answers_is_taken_where_it_decides(
     found = validated(t5, task, own)
     assert found["expert"].score is None
     expected = score(t5, attach_expert(t5, own["expert"]), task, "validation")
-    assert with_scores(t5, task, found, own)["expert"] == replace(found["expert"], score=expected)
+    scored = validated(t5, task, own, written=True)
+    assert scored["expert"] == replace(found["expert"], score=expected)
     chosen = validated(backbone, target, {"expert": pool.get("text0")})
-    assert with_scores(backbone, target, chosen, {"expert": pool.get("text0")}) == chosen
+    assert validated(backbone, target, {"expert": pool.get("text0")}, written=True) == chosen
 
 
 def test_a_single_example_tells_nothing() -> None:

@@ -59,7 +59,7 @@ class Ofa(Backbone):
 
     def check(self, task: Task) -> None:
         """Any task whose boxes the vocabulary can write."""
-        if _draws_boxes(task) and not self.tokenizer.bins:
+        if task.draws_boxes and not self.tokenizer.bins:
             raise BackboneError(
                 "a grounding task needs a tokenizer with box tokens",
                 f"{self.name}, which has none",
@@ -147,7 +147,7 @@ class Ofa(Backbone):
 
     def _written(self, model: nn.Module, inputs: Batch, start: Tensor, task: Task) -> list[str]:
         """What the search writes behind `start`, int64 [examples, tokens]."""
-        decoding, boxes = task.decoding, _draws_boxes(task)
+        decoding, boxes = task.decoding, task.draws_boxes
         least, most = (4, 4) if boxes else (decoding.min_new_tokens, decoding.max_new_tokens)
         generator: Any = model
         output = generator.generate(
@@ -195,7 +195,7 @@ class Ofa(Backbone):
 
     def _answer(self, example: Example, picture: Image | None, task: Task) -> list[int]:
         """Tokens of the gold answer, without its end."""
-        if _draws_boxes(task):
+        if task.draws_boxes:
             return self._box_tokens(example, picture, task)
         return self._words(task.answer(example))
 
@@ -274,10 +274,6 @@ def _logits(model: nn.Module, batch: Batch) -> Float[Tensor, "batch tokens vocab
     inputs = {name: value for name, value in batch.items() if name in DECODED}
     logits: Tensor = model(**inputs, use_cache=False).logits
     return logits
-
-
-def _draws_boxes(task: Task) -> bool:
-    return metrics.METRICS[task.metric].gold == "box"
 
 
 def _rows_of(encoded: dict[str, Any], rows: Tensor) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def _average_all(contest: Contest) -> Expert:
 
 
 def _tuned(contest: Contest, mixture: Mixture) -> Expert:
-    tune(mixture, contest.few, replace(contest.config.tune, seed=contest.config.seed))
+    tune(mixture, contest.few, contest.config.tuning)
     return mixture.collapse()
 
 

@@ -131,7 +131,7 @@ def _key(contest: Contest, name: str) -> str:
     pool = (contest.pool.path / MANIFEST).read_bytes()
     told = f"{name}{contest.config}{contest.task.fingerprint}{contest.backbone.fingerprint}"
     if name == "joint":
-        told += "".join(contest.sources[name].fingerprint for name in sorted(contest.sources))
+        told += "".join(contest.sources[source].fingerprint for source in sorted(contest.sources))
     return hashlib.sha256(told.encode() + pool).hexdigest()
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pituning.backbones import Backbone
 from pituning.example import Example, first_by_hash
 from pituning.expert import attach_expert
-from pituning.metrics import METRICS, parse_box
+from pituning.metrics import parse_box
 from pituning.pool import Pool
 from pituning.recipe import PiResult
 from pituning.report import Answer, ExampleShown, Report
@@ -89,7 +89,7 @@ def shown_examples(backbone: Backbone, task: Task, result: PiResult, seed: int) 
 
 def shown(task: Task, example: Example, said: Mapping[str, str]) -> ExampleShown:
     """An example, its gold answer, and who says what to it."""
-    boxes = METRICS[task.metric].gold == "box"
+    boxes = task.draws_boxes
     gold = task.candidates[task.answer_index(example)] if task.candidates else task.answer(example)
     answers = [Answer(who="gold", text=gold, box=example.bbox if boxes else None)]
     for who, text in said.items():
