@@ -10,8 +10,11 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 VERBS = {
@@ -68,8 +71,12 @@ class _Parser(argparse.ArgumentParser):
         return options
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, after which the same is to be cleared away as after Ctrl-C."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, 2 for a mistake of the user's, 130 after Ctrl-C."""
+    """Run one verb; returns the exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 143 after SIGTERM."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not _launched() or os.environ["RANK"] == "0":
         return _interruptible(given)
@@ -85,11 +92,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _interruptible(given: list[str]) -> int:
     try:
-        return _main(given)
-    except KeyboardInterrupt:
-        again = " Add --resume to go on from the last checkpoint." if given and given[0] in TOGETHER else ""
-        print(f"interrupted; nothing half-written was left.{again}", file=sys.stderr)
-        return 130
+        with _terminable():
+            return _main(given)
+    except KeyboardInterrupt as stop:
+        told = "interrupted; nothing half-written was left."
+        if given and given[0] in TOGETHER:
+            told = (
+                "interrupted; no result was written. Checkpoints are kept in a hidden folder beside it: add "
+                "--resume to go on from the last."
+            )
+        print(told, file=sys.stderr)
+        return 143 if isinstance(stop, _Terminated) else 130
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM stop this process as Ctrl-C does, unless a launcher started it, which counts on SIGTERM."""
+    if _launched() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _launched() -> bool:
@@ -132,9 +162,10 @@ def _run(verb: str, arguments: list[str]) -> int:
         options.command = shlex.join(["pituning", verb, *arguments])  # as a report repeats it
     except SystemExit as stop:
         return int(stop.code or 0)
-    from pituning.cli.terminal import quiet_libraries
+    from pituning.cli.terminal import quiet_libraries, tell_progress
 
     quiet_libraries()
+    tell_progress()
     if not (_launched() and verb in TOGETHER):
         return _finish(module, options, lambda error: print(error, file=sys.stderr))
     from pituning.distributed import Launched

@@ -46,7 +46,13 @@ def whole_report(tasks: int = 20) -> Report:
     pool = pool_report(tasks)
     target, *others = pool.names
     near = sorted(others, key=lambda name: -pool.similarity[0][pool.names.index(name)])[:3]
-    weights = dict.fromkeys([target, *near], 1 / (1 + len(near)))
+    mixed = [target, *near]
+    weights = {
+        f"layer.{layer}.query": {
+            name: (2 if i == layer % len(mixed) else 1) / (1 + len(mixed)) for i, name in enumerate(mixed)
+        }
+        for layer in range(12)
+    }
     history = [
         {"epoch": epoch, "loss": 2 / epoch, "validation_loss": 2.2 / epoch, "score": 1 - 0.5 / epoch}
         for epoch in range(1, 6)
@@ -59,7 +65,7 @@ def whole_report(tasks: int = 20) -> Report:
         similarity=pool.similarity,
         target=target,
         neighbors={name: pool.similarity[0][pool.names.index(name)] for name in near},
-        weights={f"layer.{layer}.query": weights for layer in range(12)},
+        weights=weights,
         curves={"The task's own expert": history, "The mixture": history},
         scores={"backbone alone": 0.1, "the task's own expert": 0.5, "π-Tuning (saved)": 0.6},
         metric="acc@iou0.5",

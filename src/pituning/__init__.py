@@ -7,7 +7,7 @@ differences), so that `PeftModel.from_pretrained` loads their adapters, and tran
 from pituning.backbones import Backbone, load_backbone
 from pituning.card import ExpertCard
 from pituning.errors import PituningError
-from pituning.expert import Expert
+from pituning.expert import Expert, attach_expert
 from pituning.interpolate import Mixture, TuneConfig, TuneResult, tune
 from pituning.methods import BottleneckConfig, SelfAttentionPrefixConfig
 from pituning.pool import Pool
@@ -45,6 +45,7 @@ __all__ = [
     "TrainConfig",
     "TuneConfig",
     "TuneResult",
+    "attach_expert",
     "diagonal_fisher",
     "embed",
     "load_backbone",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pituning.errors import ExpertError
 from pituning.safe_files import parse_json, parse_tensors, read_file
+from pituning.spelling import did_you_mean
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -37,6 +38,11 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
     Raises:
         ExpertError: if one is missing, no regular file, or its size is not what its header declares.
     """
+    if not folder.is_dir():
+        near = did_you_mean(folder.name, [path.name for path in folder.parent.glob("*")])
+        raise ExpertError(
+            "an expert is an existing folder", f"{folder}, which is none", f"{near}Check the path."
+        )
     if not (folder / WEIGHTS).is_file():
         pickles = [path for kind in ("bin", "pt", "pkl") for path in folder.glob(f"*.{kind}")]
         found = f"only {pickles[0].name}, a pickle" if pickles else f"no such file in {folder}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -23,6 +24,8 @@ from pituning.predict import FisherConfig, embed
 from pituning.store import LOCK, WORK
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
+
+log = logging.getLogger(__name__)
 
 
 def add_expert(
@@ -48,6 +51,7 @@ def add_expert(
         PituningError: for whatever the user can mend; see `pituning.errors`.
     """
     name = name or task.name
+    log.info("training on %d examples of %s", len(task.train), task.name)
     workdir = Path(pool.path) / f"{WORK}{name}"
     expert = train_expert(
         backbone,
@@ -196,7 +200,7 @@ def build_pool(
     plan = Plan(pool, backbone, missing, config, Neighborhood.of(pool).typical(backbone))
     there = len(wanted) - len(missing)
     with tqdm(total=len(wanted), initial=there, desc="experts", disable=not progress) as bar:
-        built = _consumed(engine(plan, progress), bar)
+        built = _consumed(engine(plan, progress), bar, len(missing))
     order = [task.name for task in missing]
     built = replace(built, names=sorted(built.names, key=order.index))
     if built.faults:
@@ -204,14 +208,17 @@ def build_pool(
     return built
 
 
-def _consumed(outcomes: Outcomes, bar: tqdm[NoReturn]) -> Built:
-    """What came of the tasks, as they ended."""
+def _consumed(outcomes: Outcomes, bar: tqdm[NoReturn], count: int) -> Built:
+    """What came of so many tasks, as they ended."""
     names: list[str] = []
     faults: dict[str, PituningError] = {}
     retries = 0
     with closing(outcomes):
         for outcome in outcomes:
             retries += outcome.retries
+            done = len(names) + len(faults) + 1
+            end = "failed" if outcome.fault else "is in the pool"
+            log.info("%s %s: %d of %d", outcome.task, end, done, count)
             if outcome.fault:
                 faults[outcome.task] = outcome.fault
             else:

@@ -180,7 +180,11 @@ def _invalid(file: Path, given: str) -> TaskError:
 
 
 def _is_near(key: str, known: set[str]) -> bool:
-    return key not in known and any({key + "s", key.rstrip("s"), key.lower()} & {name} for name in known)
+    """A user's own `n_labels` is no mistake; `lables` is."""
+    if key in known or {key + "s", key.rstrip("s"), key.lower()} & known:
+        return key not in known
+    same_size = [name for name in known if abs(len(name) - len(key)) < 2]
+    return bool(did_you_mean(key, same_size, cutoff=0.8))
 
 
 def _misspelt(file: Path, key: str, known: set[str]) -> TaskError:

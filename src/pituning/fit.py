@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -33,10 +35,15 @@ from pituning.parts import BatchLosses
 from pituning.seed import isolated_seed, random_state, restore_random_state
 from pituning.task import Example
 
+log = logging.getLogger(__name__)
+
 CHECKPOINT = "checkpoint.safetensors"
 
 # Steps of an epoch at least: so that epochs and patience mean much the same for 32 examples as for 30,000.
 EPOCH_STEPS = 10
+
+# Where there is no bar, a line is logged after so many seconds of training.
+SILENCE = 20
 
 MOST = 2**32 - 1  # seeds are multiplied before a generator of 64 bits takes them
 
@@ -198,7 +205,8 @@ def fit(
     key: str = "",
     workdir: Path | None = None,
     resume: bool = False,
-    progress: str = "",
+    title: str = "training",
+    progress: bool = False,
     untrained: bool = True,
 ) -> FitResult:
     """Minimise the mean nll with AdamW; leave the best validated state in `module`.
@@ -217,7 +225,8 @@ def fit(
         key: identifies data, model and settings; a checkpoint with another key is refused.
         workdir: where a checkpoint is kept after every epoch; None keeps none.
         resume: go on from the checkpoint, where there is one. The result is that of an uninterrupted run.
-        progress: title of the progress bar; empty shows none.
+        title: of the progress bar, and of what is logged.
+        progress: show a bar on stderr.
         untrained: whether the state before training may be the best.
 
     Raises:
@@ -230,7 +239,7 @@ def fit(
     steps = max(EPOCH_STEPS, math.ceil(len(examples) / config.batch_size))
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
-    state, file = _State(), workdir / CHECKPOINT if workdir else None
+    state, file, told = _State(), workdir / CHECKPOINT if workdir else None, time.monotonic()
     require_same(f"{key}{file is None}{evaluate is None}{len(examples)}")
     spread(parameter for group in groups for parameter in group["params"])
     with isolated_seed(config.seed):
@@ -248,8 +257,9 @@ def fit(
                 if evaluate and config.patience and stale >= config.patience:
                     break
                 order = _shuffled(examples, config.batch_size, config.seed * 1_000_003 + epoch)
-                batches = tqdm(islice(order, steps), disable=not (progress and is_first()), total=steps)
-                batches.set_description(f"{progress} {epoch + 1}")
+                hidden = not (progress and is_first())
+                batches = tqdm(islice(order, steps), disable=hidden, total=steps, leave=False)
+                batches.set_description(f"{title} {epoch + 1}")
                 total, seen = 0.0, 0
                 for step, batch in enumerate(batches, epoch * steps):
                     scale = _schedule(step, steps * config.epochs, config.warmup)
@@ -257,6 +267,9 @@ def fit(
                         group["lr"] = rate * scale
                     total += _step(module, optimizer, nll, batch, config, state, step)
                     seen += len(batch)
+                    if hidden and time.monotonic() - told > SILENCE:
+                        told, done = time.monotonic(), f"step {step % steps + 1} of {steps}"
+                        log.info("%s: epoch %d of %d at most, %s", title, epoch + 1, config.epochs, done)
                 state.epoch = epoch + 1
                 entry: dict[str, int | float] = {"epoch": epoch + 1, "loss": total / max(seen, 1)}
                 found = from_first(evaluate) if evaluate else None

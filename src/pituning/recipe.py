@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,8 @@ from pituning.predict import FisherConfig, Neighbor, embed
 from pituning.selection import Lead, best_of, scores_less, tested, validated
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
+
+log = logging.getLogger(__name__)
 
 Start = Literal["best", "uniform"]
 
@@ -198,11 +201,13 @@ def pi_tune(
     around, stage = Neighborhood.of(pool), _Stages(workdir, resume, progress)
 
     # 1. Expert: the target's own, from the pool's initialisation.
+    log.info("expert: training on %d examples of %s", len(target.train), task.name)
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
     expert = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
     own = expert(target, training, **stage("expert"))
 
     # 2. Predict: the tasks of the pool that are most like it.
+    log.info("predict: looking for neighbours among %d experts", len(pool))
     learnt = own
     if training.epochs and not own.card.recipe["best_epoch"]:  # untrained, it says nothing about its task
         learnt = expert(target, replace(training, epochs=1), untrained=False)
@@ -220,13 +225,17 @@ def pi_tune(
         begin = stage.once("start", f"{config}{own.digest}{sorted(n.name for n in near)}", choose)
     neighbors = mixing.neighbors(near, begin)
     names = [neighbor.name for neighbor in neighbors]
+    if len(names) < config.k:
+        log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(names))
 
     # 3. Interpolate: learn the weights and the experts on the target.
+    log.info("interpolate: tuning the mixture with %s", ", ".join(names) or "no other")
     mixture = mixing.mixture(names, begin)
     before = mixture.collapse(rank=config.rank)
     tuned = tune(mixture, target, config.tuning, **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own is about as good.
+    log.info("collapse: comparing the mixture with the task's own expert")
     after = mixture.collapse(rank=config.rank)
     alone = {neighbor: mixing.alone(neighbor) for neighbor in names}
     seen = from_first(partial(validated, backbone, mixing.unseen(target), alone))
@@ -234,6 +243,7 @@ def pi_tune(
     found = mixing.judged(after, target)
     lead = Lead.of(found["mixture"], found["expert"]) if found and neighbors else None
     if lead and not lead.sure and is_scarce(target):
+        log.info("collapse: no clear lead; both once more, with training and validation exchanged")
         with suppress(TrainingError):  # the second look is none where training diverges
             again = replace(mixing, own=expert(turned(target), training, progress=progress))
             found = again.judged_again(found, names, begin, turned(target), progress=progress)
@@ -241,6 +251,7 @@ def pi_tune(
     mixed = bool(neighbors) and (lead is None or (lead.clear and not scores_less(target, **found)))
     kept = after if mixed else own
     stages = {"expert": own, **({"neighbor": alone[best]} if best else {}), "init": before, "pi": kept}
+    log.info("collapse: scoring on %d test examples", len(task.test))
     return PiResult(
         task=task.name,
         metric=task.metric,
@@ -349,6 +360,7 @@ class Mixing:
 
     def tried(self, near: Sequence[Neighbor], begin: str, task: Task, progress: bool) -> Evaluation:
         """What a short tuning from `begin` validates."""
+        log.info("predict: trying %s", f"mostly {begin}" if begin else "equal weights")
         tuning = self.config.tuning
         short = replace(tuning, epochs=min(TRIAL_EPOCHS, tuning.epochs))
         mixture = self.mixture([n.name for n in self.neighbors(near, begin)], begin)

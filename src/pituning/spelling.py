@@ -6,14 +6,16 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 
-def did_you_mean(word: str, names: Iterable[str]) -> str:
+def did_you_mean(word: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
     """A sentence that proposes the name nearest to `word`, or "" where none is near.
+
+    `cutoff` is how alike they must be, in [0, 1] (see `difflib`).
 
     Example:
         >>> did_you_mean("acuracy", ["accuracy", "f1"])
         "Did you mean 'accuracy'? "
     """
-    near = difflib.get_close_matches(word, list(names), n=1)
+    near = difflib.get_close_matches(word, list(names), n=1, cutoff=cutoff)
     return f"Did you mean {near[0]!r}? " if near else ""
 
 

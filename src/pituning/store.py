@@ -32,7 +32,7 @@ from pituning.manifest import (
     write_facts,
 )
 from pituning.safe_files import read_file
-from pituning.spelling import listed
+from pituning.spelling import did_you_mean, listed
 
 LOCK = ".lock"
 QUARANTINE = ".quarantine"
@@ -59,10 +59,11 @@ class Store:
         self.path = path
         self._refuse_links()
         if not (path / MANIFEST).is_file():
+            near = [pool.parent.name for pool in path.parent.glob(f"*/{MANIFEST}")]
             raise PoolError(
                 f"a pool is a folder with a {MANIFEST}",
-                f"{path} has none",
-                "Make one with `pituning train TASK --pool DIR`.",
+                f"{path} has none" if path.is_dir() else f"{path}, which does not exist",
+                f"{did_you_mean(path.name, near)}Check the path, or make one with `pituning pool build`.",
             )
         if read_facts(path)["format"] < FORMAT:
             with _disk(path), self.lock():

@@ -284,7 +284,7 @@ def load_task(path: str | Path) -> Task:
         fix = "Add train.csv, train.jsonl or train.parquet, or name the file: `splits: {train: FILE}`."
         raise TaskError("a task must have a train split", f"no train file in {said.folder}", fix)
     if said.dataset is None:
-        data = {split: read_split(file, said.columns) for split, file in files.items()}
+        data = _read_splits(files, said.columns)
     else:
         said, data = read_dataset(said, files)
     train = data["train"]
@@ -307,3 +307,15 @@ def load_task(path: str | Path) -> Task:
         raise TaskError(f"kind must be one of {', '.join(KINDS)}", repr(task.kind), fix)
     TaskError.collect(task._load_faults())
     return task
+
+
+def _read_splits(files: Mapping[str, Path], columns: Mapping[str, str]) -> dict[str, tuple[Example, ...]]:
+    """The examples of each split, or one error with the faults of all."""
+    data, faults = {}, []
+    for split, file in files.items():
+        try:
+            data[split] = read_split(file, columns)
+        except TaskError as fault:
+            faults.append(fault)
+    TaskError.collect(faults)
+    return data

@@ -127,7 +127,8 @@ def train_expert(
         key=f"{backbone.fingerprint}{sorted(backbone.settings.items())}{task.fingerprint}{initialisation}",
         workdir=workdir,
         resume=resume,
-        progress=f"train {task.name}" if progress else "",
+        title=f"train {task.name}",
+        progress=progress,
         untrained=untrained,
     )
     validation = result.best.score if result.best else None

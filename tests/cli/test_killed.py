@@ -48,7 +48,7 @@ def test_killed_train_resumes_to_the_same_expert(world: World, tmp_path: Path) -
     assert outcome.code == -signal.SIGKILL
     assert call("pool", "list", killed, "--json").document["experts"] == []
     resumed = outcome_of(process(*training(world, killed), "--resume"))
-    assert (resumed.code, resumed.err) == (0, "")
+    assert (resumed.code, resumed.complaint) == (0, "")
     assert call(*training(world, whole)).code == 0
     assert contents(killed / "target") == contents(whole / "target")
     assert call("pool", "verify", killed).code == 0
@@ -65,7 +65,7 @@ def test_killed_tune_resumes_to_the_same_adapter(stage: str, world: World, tmp_p
     assert outcome.code == -signal.SIGKILL
     assert not killed.exists()
     resumed = call(*tuning(world, killed, *few), "--resume")
-    assert (resumed.code, resumed.err) == (0, "")
+    assert (resumed.code, resumed.complaint) == (0, "")
     uninterrupted = call(*tuning(world, whole, *few))
     for key in ("scores", "weights", "neighbors", "validation", "lead", "kept"):
         assert resumed.document[key] == uninterrupted.document[key]
@@ -79,8 +79,8 @@ def test_control_c_while_training_leaves_the_pool_as_it_was(world: World, pool: 
     before = tree(pool)
     outcome = stopped_after_an_epoch(training(world, pool), work / "checkpoint.safetensors", signal.SIGINT)
     assert (outcome.code, outcome.out) == (130, "")
-    assert outcome.err == (
-        "interrupted; nothing half-written was left. Add --resume to go on from the last checkpoint.\n"
+    assert outcome.complaint.startswith(
+        "interrupted; no result was written. Checkpoints are kept in a hidden"
     )
     assert {path: held for path, held in tree(pool).items() if work.name not in path} == before
     assert call("pool", "verify", pool).code == 0
@@ -96,6 +96,14 @@ def test_control_c_while_tuning_writes_no_adapter(world: World, tmp_path: Path) 
     assert "--resume" in outcome.err
     assert not (tmp_path / "out").exists()
     assert tree(world.root) == before
+
+
+def test_sigterm_ends_as_control_c_does(world: World, tmp_path: Path) -> None:
+    checkpoint = tmp_path / ".out.work" / "expert" / "checkpoint.safetensors"
+    outcome = stopped_after_an_epoch(tuning(world, tmp_path / "out"), checkpoint, signal.SIGTERM)
+    assert (outcome.code, outcome.out) == (143, "")
+    assert outcome.complaint.startswith("interrupted; no result was written.")
+    assert "Traceback" not in outcome.err
 
 
 def test_control_c_while_loading_has_no_traceback(world: World) -> None:

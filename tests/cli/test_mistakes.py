@@ -217,7 +217,7 @@ FILES: dict[str, tuple[Case, tuple[str, ...]]] = {
     ),
     "demo folder exists": (
         lambda w, t: ("demo", "--out", existing(t)),
-        ("a new folder", "out exists", "another --out"),
+        ("a new folder", "which exists", "another --out"),
     ),
     "demo folder not writable": (
         lambda w, t: ("demo", "--out", below_a_file(t)),
@@ -236,7 +236,7 @@ FILES: dict[str, tuple[Case, tuple[str, ...]]] = {
             *("tune", w.task(), "--backbone", w.backbone),
             *("--pool", not_a_pool(w, t), "--out", t / "out"),
         ),
-        ("a pool is a folder with a pool.json", "mine has none", "pituning train"),
+        ("a pool is a folder with a pool.json", "mine has none", "pituning pool build"),
     ),
     "nothing to check": (
         lambda w, t: ("check", t / "none"),
@@ -334,6 +334,18 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     "build without tasks": (
         lambda w, t: ("pool", "build", str(t / "new"), "--backbone", "minilm"),
         ("takes tasks and their --backbone", "no task", "pool build POOL TASK"),
+    ),
+    "build of two faulty tasks": (
+        lambda w, t: ("pool", "build", str(t / "new"), t / "x", t / "y", "--backbone", w.backbone),
+        ("an existing folder", "x, which does not exist", "y, which does not exist"),
+    ),
+    "adapter folder that is none": (
+        lambda w, t: ("eval", w.task(), "--expert", w.pool.parent / "poool", "--backbone", w.backbone),
+        ("an expert is an existing folder", "poool, which is none", "Did you mean 'pool'?"),
+    ),
+    "pool folder that is none": (
+        lambda w, t: ("pool", "list", w.pool.parent / "poool"),
+        ("a pool is a folder with", "poool, which does not exist", "Did you mean 'pool'?"),
     ),
     "build without a backbone": (
         lambda w, t: ("pool", "build", str(t / "new"), w.task()),

@@ -65,7 +65,7 @@ def test_two_processes_train_the_expert_of_one(
     task = write_task(tmp_path / "tasks" / "target", seed=3)
     fixed = ("train", task, "--backbone", folder_of(kind), *UNEVEN, *options, "--pool")
     one, two = call(*fixed, tmp_path / "one"), together(launcher, *fixed, tmp_path / "two")
-    assert (two.code, two.err) == (0, "")
+    assert (two.code, two.complaint) == (0, "")
     assert two.document == one.document | {"pool": str(tmp_path / "two")}
     assert two.document["best_epoch"] > 0
     assert_same_adapter(tmp_path / "one" / "target", tmp_path / "two" / "target")
@@ -86,7 +86,7 @@ def test_two_processes_tune_the_adapter_of_one(checked: bool, world: World, tmp_
     fixed = ("tune", task, "--backbone", world.backbone, "--pool", world.pool, "-k", 2, *UNEVEN)
     fixed += ("--expert-epochs", 2, "--expert-batch-size", 5, "--learning-rate", 0.01, "--out")
     one, two = call(*fixed, tmp_path / "one"), together(ACCELERATE, *fixed, tmp_path / "two")
-    assert (two.code, two.err) == (0, "")
+    assert (two.code, two.complaint) == (0, "")
     assert checked or two.document["kept"] == "mixture"
     for key in ("kept", "neighbors", "weights", "scores", "validation", "lead"):
         assert json.dumps(rounded(two.document[key])) == json.dumps(rounded(one.document[key])), key
@@ -122,10 +122,10 @@ def test_control_c_stops_both_and_both_resume(world: World, tmp_path: Path) -> N
     os.killpg(running.pid, signal.SIGINT)
     stopped = outcome_of(running)
     assert stopped.out == ""
-    assert stopped.err.count("interrupted; nothing half-written was left. Add --resume") == 1
+    assert stopped.err.count("interrupted; no result was written.") == 1
     assert "error: " not in stopped.err
     resumed = together(TORCHRUN, *fixed, tmp_path / "two", "--resume")
-    assert (resumed.code, resumed.err) == (0, "")
+    assert (resumed.code, resumed.complaint) == (0, "")
     assert call(*fixed, tmp_path / "one").code == 0
     assert_same_adapter(tmp_path / "one" / "target", tmp_path / "two" / "target")
     assert not checkpoint.parent.exists()

@@ -9,7 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import INSTALLED, SHORT, Outcome, call, outcome_of, process, tree
+from command import (
+    INSTALLED,
+    SHORT,
+    Outcome,
+    call,
+    outcome_of,
+    process,
+    read_rows,
+    tree,
+    write_rows,
+    write_task,
+)
 from conftest import World
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
@@ -54,7 +65,7 @@ def test_train_says_where_the_expert_is_and_how_it_validates(world: World) -> No
 
 def test_tuned_adapter_loads_with_peft_and_comes_with_its_reasons(world: World, tmp_path: Path) -> None:
     outcome = tune(world, tmp_path / "out", "--json")
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.complaint) == (0, "")
     document = outcome.document
     assert document.keys() >= TUNE_KEYS
     assert [sorted(neighbor) for neighbor in document["neighbors"]] == [["name", "similarity"]] * 2
@@ -112,7 +123,7 @@ def test_tune_says_by_how_much_the_mixture_leads(world: World, tmp_path: Path) -
     losses = [found["negative_loss"] for found in document["validation"].values()]
     assert abs(losses[0] - losses[1]) == pytest.approx(abs(lead["mean"]), abs=1e-5)
     side, mean, error = ("ahead" if lead["mean"] > 0 else "behind"), abs(lead["mean"]), lead["error"]
-    told = f"the mixture is {side} by {mean:.4f} ± {error:.4f} on {lead['examples']} examples"
+    told = f"is {side} by {mean:.4f}, standard error {error:.4f}, on {lead['examples']} labelled examples"
     assert told in Path(document["report"]).read_text()
 
 
@@ -208,6 +219,30 @@ def test_check_finds_what_is_wrong(world: World, pool: Path) -> None:
     assert "altered or truncated" in call("pool", "verify", pool).out
 
 
+def test_check_says_how_a_task_was_understood(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "t")
+    said = json.loads((task / "task.json").read_text())
+    (task / "task.json").write_text(json.dumps({"name": said["name"]}))
+    write_rows(task / "train.jsonl", [*read_rows(task / "train.jsonl"), {"text_a": "w1", "label": "rde"}])
+    (task / "test.jsonl").unlink()
+    told = call("check", task).out.splitlines()
+    assert told[1:] == [
+        "text-classification of text, scored by accuracy; 25 training, 8 validation, no test examples",
+        "labels, the rarest first: rde (1), green (12), red (12)",
+    ]
+
+
+def test_tune_tells_each_stage_as_it_begins(world: World, tmp_path: Path) -> None:
+    stages = [line.split(":")[0] for line in tune(world, tmp_path / "out").err.splitlines()]
+    assert [*dict.fromkeys(stages)] == ["expert", "predict", "interpolate", "collapse"]
+
+
+def test_an_expert_of_another_task_is_scored_and_named(world: World, pool: Path) -> None:
+    outcome = call("eval", world.task("b"), "--expert", pool / "a", "--json")
+    assert outcome.code == 0
+    assert "of task a; it is scored on b" in outcome.err
+
+
 def test_pool_repair_says_what_it_did(world: World, pool: Path) -> None:
     (pool / "a" / "adapter_model.safetensors").write_bytes(b"short")
     (pool / "b" / "embedding.safetensors").unlink()
@@ -279,7 +314,7 @@ def test_checkpoints_of_a_running_train_are_no_fault_of_the_pool(pool: Path) -> 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_has_an_example(verb: str) -> None:
     outcome = call(verb, "--help")
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.complaint) == (0, "")
     assert outcome.out.startswith(f"usage: pituning {verb} ")
     assert f"example: pituning {verb} " in outcome.out
     assert "--json" in outcome.out
@@ -339,7 +374,7 @@ def test_what_a_library_prints_stays_off_stdout_under_json(
 def test_installed_command_trains_quietly_and_writes_one_document(world: World, tmp_path: Path) -> None:
     fixed = ("--backbone", world.backbone, "--pool", tmp_path / "pool", *SHORT)
     outcome = outcome_of(process("train", world.task("a"), *fixed, "--json"))
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.complaint) == (0, "")
     assert outcome.document["validation"] == world.trained["a"].document["validation"]
     weights = [pool / "a" / "adapter_model.safetensors" for pool in (tmp_path / "pool", world.pool)]
     assert weights[0].read_bytes() == weights[1].read_bytes()

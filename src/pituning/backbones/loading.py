@@ -22,6 +22,7 @@ from pituning.errors import BackboneError
 from pituning.spelling import did_you_mean
 from pituning.weights import OFA_MINI
 
+CARRIED = ("ofa-mini", "minilm")
 FAMILIES = ("seq2seq", "causal", "matching", "classifier")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -57,6 +58,10 @@ def load_backbone(
 
     carried = {"ofa-mini": lambda: OFA_MINI, "minilm": minilm_folder}.get(str(name_or_path))
     path = carried() if carried else name_or_path
+    near = did_you_mean(str(path), CARRIED, cutoff=0.8)
+    if near and str(path) not in CARRIED and not Path(path).exists():
+        must = "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'"
+        raise BackboneError(must, repr(str(path)), f"{near}Check the name.")
     if _is_missing_folder(str(path)):
         raise BackboneError(
             "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pituning.bench.lorahub import require_nevergrad
 from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import members, task_named
-from pituning.cli.terminal import say, table
+from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import library_versions, unwritable
@@ -26,6 +27,8 @@ from pituning.manifest import MANIFEST
 from pituning.metrics import METRICS
 from pituning.pool import Pool
 from pituning.spelling import did_you_mean
+
+log = logging.getLogger(__name__)
 
 EXAMPLE = "pituning bench data/cr data/subj --backbone minilm --pool pool --shots 16 --out results"
 REFERENCE = "expert"  # whose score is taken from every other
@@ -112,7 +115,7 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         document["score"] = contest.score(made)
     except PituningError as error:
-        say(f"{task.name} seed {seed} {name}: {error}")
+        log.warning("%s seed %d %s: %s", task.name, seed, name, error)
         return document | {"refused": str(error)}
     document |= {"seconds": round(seconds, 1), "before": round(before, 1)}
     document |= {"key": key, "versions": library_versions()}
@@ -122,7 +125,7 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
         os.replace(scratch, file)
     except OSError as error:
         raise unwritable(out, error) from error
-    say(f"{task.name} seed {seed} {name}: {document['score']:.4f}")
+    log.info("%s seed %d %s: %.4f", task.name, seed, name, document["score"])
     return document
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import secrets
 import shlex
@@ -15,7 +16,7 @@ from typing import Any
 
 from pituning.backbones import load_backbone
 from pituning.cli.recipes import read_recipe
-from pituning.cli.terminal import progress_wanted, say
+from pituning.cli.terminal import progress_wanted
 from pituning.cli.tune import as_text, describe
 from pituning.cli.tune_report import tune_report
 from pituning.errors import ConfigError
@@ -26,6 +27,8 @@ from pituning.recipe import pi_tune
 from pituning.report import write_report
 from pituning.spelling import did_you_mean
 from pituning.weights import MINI20
+
+log = logging.getLogger(__name__)
 
 EXAMPLE = "pituning demo --target eurosat"
 TARGET = "refcoco"
@@ -54,8 +57,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     out = Path(options.out) if options.out else somewhere
     with _appearing(out) as scratch:
         backbone, task, pool = load_backbone("ofa-mini"), mini_task(options.target), Pool(MINI20)
-        say(f"{task.name}: {len(task.sample(options.shots, options.seed).train)} training examples")
-        say(f"pool: experts of the other {len(pool) - 1} tasks of mini20, on {_told(backbone.model)}")
+        size = sum(p.numel() for p in backbone.model.parameters()) / 1e6
+        log.info("pool: experts of the other %d tasks of mini20, on ofa-mini (%.1f M)", len(pool) - 1, size)
         result = pi_tune(backbone, task, pool, config, progress=progress_wanted(options.json))
         result.expert.save(scratch / "adapter")
         folder, page = out / "adapter", out / "report.html"
@@ -66,10 +69,6 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return document, f"{as_text(result, folder)}\nreport: {page}\nevaluate it again: {again}"
 
 
-def _told(model: Any) -> str:
-    return f"ofa-mini ({sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters)"
-
-
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
     """A folder that appears at `out` when all is done, or not at all.
@@ -77,7 +76,9 @@ def _appearing(out: Path) -> Iterator[Path]:
     It is made beside it at once, so that a place that cannot be written is found before anything is computed.
     """
     if os.path.lexists(out):
-        raise ConfigError("a demo starts in a new folder", f"{out} exists", "Choose another --out.")
+        raise ConfigError(
+            "a demo starts in a new folder", f"{str(out)!r}, which exists", "Choose another --out."
+        )
     made = [folder for folder in out.parents if not folder.exists()]
     around = scratch_beside(out)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from pituning.expert import Expert, attach_expert
 from pituning.gold import gold_of
 from pituning.metrics import METRICS
 from pituning.task import Task
+
+log = logging.getLogger(__name__)
 
 EXAMPLE = "pituning eval data/cr --backbone minilm --expert cr-pi --split test --metric f1"
 
@@ -39,6 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Predict once, score by every metric."""
     task, expert = task_named(options.task), Expert.load(options.expert)
+    if expert.card.task != task.name and not expert.card.backbone.startswith("?"):
+        log.warning("expert %r is of task %s; it is scored on %s", expert.name, expert.card.task, task.name)
     examples = task.split(options.split)
     measured = by_metric(task, options.metric)
     for name in measured:  # before the model runs for long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import recipe_of
 from pituning.cli.tasks import members, task_named
 from pituning.cli.terminal import progress_wanted
-from pituning.errors import ConfigError, PoolError
+from pituning.errors import ConfigError, PituningError, PoolError, TaskError
 from pituning.manifest import MANIFEST
-from pituning.methods import peft_config
+from pituning.methods import METHOD_NAMES, peft_config
 from pituning.pool import Pool
+from pituning.task import Task
 from pituning.train import TrainConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options that no other action has."""
     group = parser.add_argument_group("build")
+    group.add_argument("--method", help=f"{', '.join(METHOD_NAMES)}, or a PEFT adapter_config.json")
     group.add_argument(
         "--engine",
         choices=("process", "ray"),
@@ -41,12 +44,9 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         given = "no task" if not options.items else "no --backbone"
         fix = "pituning pool build POOL TASK... --backbone minilm"
         raise PoolError("`pool build` takes tasks and their --backbone", given, fix)
-    tasks = [task_named(name) for item in options.items for name in members(item)]
-    for task in tasks:
-        Pool.check_name(task.name)
-        require_pictures(task)
+    tasks = _sound([name for item in options.items for name in members(item)])
     recipe = recipe_of(options)
-    config = TrainConfig(**recipe.train)
+    config = TrainConfig(**{**recipe.train, **({"method": options.method} if options.method else {})})
     engine = _engine(options)
     backbone = load_backbone(options.backbone, settings=recipe.model)
     for task in tasks:
@@ -74,6 +74,21 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     again = f"; {built.retries} were begun again" if built.retries else ""
     lines = [*faults, f"{done}{again}; {options.pool} holds {len(pool)}"]
     return document | ({"faults": faults} if faults else {}), "\n".join(lines)
+
+
+def _sound(names: Sequence[str]) -> list[Task]:
+    """The tasks, or one error with the faults of all."""
+    tasks, faults = [], []
+    for name in names:
+        try:
+            task = task_named(name)
+            Pool.check_name(task.name)
+            require_pictures(task)
+            tasks.append(task)
+        except PituningError as fault:
+            faults.append(TaskError(fault.must, f"{name}: {fault.given}", fault.fix))
+    TaskError.collect(faults)
+    return tasks
 
 
 def _engine(options: argparse.Namespace) -> Engine:

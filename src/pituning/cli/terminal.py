@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 
 def quiet_libraries() -> None:
     """Keep stderr for our own words: no loading bars, no deprecation notes of libraries among themselves."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="peft")
 
@@ -25,9 +27,20 @@ def progress_wanted(as_json: bool) -> bool:
     return sys.stderr.isatty() and not as_json
 
 
-def say(text: str) -> None:
-    """A line of progress, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+class _Stderr(logging.Handler):
+    """A line each, above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+        sys.stderr.flush()
+
+
+def tell_progress() -> None:
+    """Show on stderr what the package logs: each stage as it begins, and what a user should know."""
+    log = logging.getLogger("pituning")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Stderr) for handler in log.handlers):
+        log.addHandler(_Stderr())
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -153,6 +153,8 @@ def as_text(result: PiResult, out: Path) -> str:
     if result.scores:
         scores = [(titles[name], f"{value:.4f}") for name, value in result.scores.items()]
         parts.append(table(f"{result.metric} on the test split", ("adapter", result.metric), scores))
+    if result.scores and result.scores["pi"] < result.scores["base"]:
+        parts.append("The backbone alone scores higher than the adapter that was saved.")
     if not result.validation:
         parts.append("There was nothing to validate on: the mixture was kept unchecked.")
     if result.kept == "expert":

@@ -140,7 +140,7 @@ def told_lead(result: PiResult) -> str:
     if not result.lead:
         return told
     side = "ahead" if result.lead.mean > 0 else "behind"
-    error = f"{abs(result.lead.mean):.4f} ± {result.lead.error:.4f} on {result.lead.examples} examples"
-    told += f"; the mixture is {side} by {error}"
+    error = f"{abs(result.lead.mean):.4f}, standard error {result.lead.error:.4f}"
+    told += f"; the mixture is {side} by {error}, on {result.lead.examples} labelled examples"
     scores = [f"{who} {found['score']:.4f}" for who, found in result.validation.items() if "score" in found]
     return told + (f"; {result.metric} of {', '.join(scores)}" if scores else "")

@@ -85,7 +85,8 @@ def tune(
         key=f"{sorted(backbone.settings.items())}{task.fingerprint}{digests}{mixture.space}{start}{mixture.alpha.requires_grad}",
         workdir=workdir,
         resume=resume,
-        progress=f"tune {task.name}" if progress else "",
+        title=f"tune {task.name}",
+        progress=progress,
     )
     mixture.mixed()
     mixture.eval()

@@ -140,6 +140,14 @@ def _weights(report: Report, _: Clusters) -> str:
         for name in experts
     }
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in experts)
+    groups = list(report.weights.items())
+    told = "Each module's weights add up to 1. The result is the sum of the experts with these weights."
+    if len(groups) > 1 and all(weights == groups[0][1] for _, weights in groups):
+        told = (
+            f"All {len(groups)} modules have these weights, with which the mixture began: no epoch of tuning "
+            "validated better. The result is the sum of the experts with these weights."
+        )
+        groups = []
     rows = "".join(
         f'<tr{" class=kept" if weights is mean else ""}><th scope="row">{escape(group) or "all"}</th>'
         + "".join(
@@ -147,15 +155,12 @@ def _weights(report: Report, _: Clusters) -> str:
             for name in experts
         )
         + "</tr>"
-        for group, weights in [("mean", mean), *report.weights.items()]
+        for group, weights in [("mean", mean), *groups]
     )
-    return (
-        "<p>Each module's weights add up to 1. The result is the sum of the experts with these weights.</p>"
-        + _scrolling(
-            f'<table class="weights"><thead><tr><th scope="col">module</th>{head}</tr></thead>'
-            f"<tbody>{rows}</tbody></table>",
-            "Weights by module",
-        )
+    return f"<p>{told}</p>" + _scrolling(
+        f'<table class="weights"><thead><tr><th scope="col">module</th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table>",
+        "Weights by module",
     )
 
 
@@ -170,7 +175,15 @@ def _curves(report: Report, _: Clusters) -> str:
     scored = chart(scores, report.metric or "score")
     if scored:
         figures.append(f"<figure><figcaption>Validation score</figcaption>{scored}</figure>")
-    return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+    overlaps = {title: points(history, "overlap") for title, history in report.curves.items()}
+    drawn = chart(overlaps, "mean IoU")
+    if drawn:
+        figures.append(f"<figure><figcaption>Validation overlap of the boxes</figcaption>{drawn}</figure>")
+    told = (
+        "<p>The loss is minus the logarithm of the probability of the right answer, in nats (natural "
+        "logarithm). Epoch 0 is the state before training, and of all the best on validation is kept.</p>"
+    )
+    return f'{told}<div class="charts">{"".join(figures)}</div>' if figures else ""
 
 
 def _numbers(history: History) -> str:
@@ -202,7 +215,8 @@ def _heatmap(report: Report, clusters: Clusters) -> str:
     drawn = heatmap_table(report.names, report.similarity, clusters)
     return (
         "<p>Mean over the adapter's tensors of cos(a ⊘ (a+b), b ⊘ (a+b)), where a and b are the Fisher "
-        "information of two experts, standardised: 1 is alike. Clusters stand side by side.</p>"
+        "information of two experts, standardised: 1 is alike. Only the order says something: how far apart "
+        "two values lie depends on the model. Clusters stand side by side.</p>"
         + _scrolling(drawn, "Similarity")
     )
 
@@ -214,7 +228,8 @@ def _clusters(report: Report, clusters: Clusters) -> str:
     items = "".join(f"<li><span>{',</span> <span>'.join(names)}</span></li>" for names in groups)
     tree = _scrolling(tree_figure(report.names, clusters), "Tree of the tasks")
     return (
-        "<p>Merged by average linkage at the similarity below; cut where two merges lie farthest apart.</p>"
+        "<p>The most alike are merged first, at the similarity below: the mean over all pairs of one and the "
+        "other. Cut where two merges lie farthest apart.</p>"
         f'<div class="clusters">{tree}<ol>{items}</ol></div>'
     )
 
