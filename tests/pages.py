@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from pituning.report import Answer, ExampleShown, Report
+from pituning.report import Answer, ExampleShown, Plane, Point, Report, grid
 
 NAMES = [
     *("refcoco", "refcoco+", "refcocog", "snli-ve", "coco-captions", "vqav2"),
@@ -66,6 +66,12 @@ def whole_report(tasks: int = 20) -> Report:
         target=target,
         neighbors={name: pool.similarity[0][pool.names.index(name)] for name in near},
         weights=weights,
+        plane=Plane(
+            corners=(target, others[0], others[-1]),
+            points=[Point(weights=at, loss=1 + at[1] + 3 * at[2], score=at[0]) for at in grid()],
+        )
+        if tasks > 2
+        else None,
         curves={"The task's own expert": history, "The mixture": history},
         scores={"backbone alone": 0.1, "the task's own expert": 0.5, "π-Tuning (saved)": 0.6},
         metric="acc@iou0.5",

@@ -122,6 +122,7 @@ class PiResult:
         history: how the mixture was tuned; see `FitResult`.
         similarity: of all pairs of the target (under its own expert's name) and the experts that it could be
             mixed with, one of its own task or data among them.
+        space: in which they are mixed.
         refused: expert -> why it could not be a neighbour.
         start: the neighbour that the mixture was almost equal to before it was tuned; "" of equal weights.
         weights: expert -> its weight in the tuned mixture, averaged over the groups.
@@ -150,6 +151,7 @@ class PiResult:
     history: list[dict[str, int | float]]
     neighbors: list[Neighbor]
     similarity: dict[str, dict[str, float]]
+    space: Space
     refused: dict[str, str]
     start: str
     weights: dict[str, float]
@@ -262,6 +264,7 @@ def pi_tune(
         history=tuned.history,
         neighbors=neighbors,
         similarity=around.similarity(own.name, embedding, space=config.space, without=refused),
+        space=config.space,
         refused=refused,
         start=begin,
         weights=tuned.weights,

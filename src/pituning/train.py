@@ -201,11 +201,13 @@ def _attached(backbone: Backbone, adapter: PeftConfig, labels: Sequence[str], se
         ) from error
 
 
-def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[Example, ...]) -> Evaluation:
+def evaluate(
+    backbone: Backbone, model: nn.Module, task: Task, examples: tuple[Example, ...], *, draw: bool = True
+) -> Evaluation:
     """Score by the task's metric, and the mean loss in nats: among the candidates, see `calibrated_losses`.
 
     Free-form answers have no score here: writing them each epoch would cost more than training. Boxes are
-    drawn for the first `BOXES` examples by hash, greedily.
+    drawn for the first `BOXES` examples by hash, greedily; without `draw`, they are not.
     """
     model.eval()
     losses = torch.zeros(len(examples))
@@ -223,7 +225,7 @@ def evaluate(backbone: Backbone, model: nn.Module, task: Task, examples: tuple[E
         losses = calibrated_losses(likelihoods, gold)
         found = task.score(predictions, examples)
         return Evaluation(-float(losses.mean()), found, each=tuple((-losses).tolist()))
-    if not task.draws_boxes:
+    if not (draw and task.draws_boxes):
         return Evaluation(-float(losses.mean()), each=tuple((-losses).tolist()))
     few = first_by_hash(examples, BOXES)
     greedy = replace(task, decoding=replace(task.decoding, num_beams=1))

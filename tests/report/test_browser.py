@@ -105,8 +105,8 @@ def test_whole_page(width: int, theme: str, browse: Callable[..., Seen]) -> None
     assert (seen.console, seen.asked) == ([], [])
     probe = seen.probe
     assert probe["titles"] == [
-        *("Scores", "Examples", "Weights", "Training", "Task graph", "Similarity", "Clusters"),
-        *("Nearest tasks", "Do it again"),
+        *("Scores", "Examples", "Weights", "Between experts", "Training", "Task graph"),
+        *("Similarity", "Clusters", "Nearest tasks", "Do it again"),
     ]
     assert probe["visible"]
     assert probe["pictures"] == [40]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import fields, replace
 from html.parser import HTMLParser
@@ -13,14 +14,14 @@ from pages import pool_report, similarities, whole_report
 
 from pituning import report as package
 from pituning.errors import PituningError
-from pituning.report import Answer, ExampleShown, Report, report_page, write_report
+from pituning.report import Answer, ExampleShown, Plane, Point, Report, grid, report_page, write_report
 from pituning.report.clusters import clustered
 from pituning.report.curves import chart, ticks
 from pituning.report.graph import separated, spread
 
 SECTIONS = [
-    *("Scores", "Examples", "Weights", "Training", "Task graph", "Similarity", "Clusters"),
-    *("Nearest tasks", "Do it again"),
+    *("Scores", "Examples", "Weights", "Between experts", "Training", "Task graph"),
+    *("Similarity", "Clusters", "Nearest tasks", "Do it again"),
 ]
 HOSTILE = "<script>alert('\"&')</script>"
 
@@ -79,12 +80,14 @@ def test_every_part_is_shown_and_every_tag_closed() -> None:
         ("scores", "Scores"),
         ("examples", "Examples"),
         ("weights", "Weights"),
+        ("plane", "Between experts"),
         ("curves", "Training"),
     ],
 )
 def test_an_empty_part_is_left_out(part: str, section: str) -> None:
     empty = next(field for field in fields(Report) if field.name == part).default
-    without = replace(whole_report(), **{part: () if empty == () else {}})
+    nothing = None if part == "plane" else () if empty == () else {}
+    without = replace(whole_report(), **{part: nothing})
     assert sections(without) == [name for name in SECTIONS if name != section]
 
 
@@ -128,6 +131,7 @@ def test_what_others_wrote_is_never_markup() -> None:
         target=HOSTILE,
         neighbors={"b": 0.5},
         weights={HOSTILE: {HOSTILE: 1.0}},
+        plane=Plane(corners=(HOSTILE,) * 3, points=[Point(weights=at, loss=math.inf) for at in grid()]),
         curves={HOSTILE: [{"epoch": 1, HOSTILE: 1, "loss": 1.0, "score": 0.5}]},
         scores={HOSTILE: 0.5},
         metric=HOSTILE,

@@ -14,13 +14,14 @@ from PIL import Image
 
 from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune
 from pituning.backbones import Backbone
-from pituning.cli.tune_report import LETTERS, SHOWN, shown, tune_report
-from pituning.example import Example
+from pituning.cli.tune_report import LETTERS, MEASURED, SHOWN, shown, tune_report
+from pituning.example import Example, first_by_hash
+from pituning.expert import attach_expert
 from pituning.predict import embed
 from pituning.recipe import PiResult
 from pituning.report import ExampleShown, report_page
 from pituning.task import Task
-from pituning.train import train_expert
+from pituning.train import evaluate, train_expert
 
 BRIEF = TrainConfig(epochs=1, batch_size=4)
 CONFIG = PiConfig(k=2, train=BRIEF, tune=TuneConfig(epochs=1, batch_size=4))
@@ -114,6 +115,13 @@ def test_the_page_holds_the_result(
     assert list(report.scores.values()) == list(result.scores.values())
     assert len(report.examples) == SHOWN
     assert all(len(example.answers) == 4 for example in report.examples)
+    assert report.plane is not None
+    assert set(report.plane.corners) == {"target:target", "other1", "other2"}
+    corner = next(point for point in report.plane.points if point.weights == (1, 0, 0))
+    few = tuple(first_by_hash(task.test, MEASURED))
+    alone = evaluate(backbone, attach_expert(backbone, result.own), task, few)
+    assert corner.loss == pytest.approx(-alone.negative_loss, rel=1e-4)
+    assert corner.score == alone.score
     assert ("data:image/png" in report_page(report)) == (task.modality == "image")
     again = tune_report(backbone, task, pool, result, ["pituning tune"])
     assert report_page(again) == report_page(report)

@@ -10,14 +10,17 @@ from PIL import Image
 from pituning.backbones import Backbone
 from pituning.example import Example, first_by_hash
 from pituning.expert import attach_expert
+from pituning.interpolate import Mixture
 from pituning.metrics import parse_box
 from pituning.pool import Pool
 from pituning.recipe import PiResult
-from pituning.report import Answer, ExampleShown, Report
+from pituning.report import Answer, ExampleShown, Plane, Point, Report, grid
 from pituning.seed import isolated_seed
 from pituning.task import Task
+from pituning.train import evaluate
 
 SHOWN = 6  # test examples
+MEASURED = 32  # test examples, in the plane between three experts
 LETTERS = 600  # of a text, at most
 PIXELS = (160, 320)  # of a picture's longer side: enlarged to the first at least, reduced to the second
 JUDGED = {"exact_match", "acc@iou0.5", "vqa_accuracy"}  # metrics that judge a single free-form answer
@@ -40,6 +43,7 @@ def tune_report(
         target=result.own.name,
         neighbors={neighbor.name: neighbor.similarity for neighbor in result.neighbors},
         weights=result.weights_by_group,
+        plane=plane_between(backbone, task, pool, result),
         curves={"The task's own expert": result.own.card.history, "The mixture": result.history},
         scores={titles[stage]: score for stage, score in result.scores.items()},
         metric=result.metric,
@@ -68,6 +72,27 @@ def _told_start(result: PiResult) -> str:
     if not result.start:
         return "equal weights"
     return f"mostly {result.start}"
+
+
+def plane_between(backbone: Backbone, task: Task, pool: Pool, result: PiResult) -> Plane | None:
+    """The loss of mixtures of the task's own expert, the most and the least alike that it can be mixed with.
+
+    None where the pool has fewer than two of those, or the task no test split.
+    """
+    alike = result.similarity[result.own.name]
+    others = sorted(alike.keys() - {result.own.name}, key=lambda name: (-alike[name], name))
+    examples = tuple(first_by_hash(task.test, MEASURED))
+    if len(others) < 2 or not examples:
+        return None
+    corners = (result.own.name, others[0], others[-1])
+    experts = [result.own, *(pool.get(name) for name in corners[1:])]
+    mixture = Mixture(backbone, experts, space=result.space, target=result.own.name)
+    points = []
+    for weights in grid():
+        mixture.start_at(dict(zip(corners, weights, strict=True)))
+        found = evaluate(backbone, mixture.mixed(), task, examples, draw=False)
+        points.append(Point(weights=weights, loss=-found.negative_loss, score=found.score))
+    return Plane(corners=corners, points=points)
 
 
 def shown_examples(backbone: Backbone, task: Task, result: PiResult, seed: int) -> list[ExampleShown]:

@@ -33,7 +33,7 @@ def heatmap_table(names: Sequence[str], similarity: Sequence[Sequence[float]], c
     kind = "heat dense" if len(names) > DENSE else "heat"
     return (
         f'<table class="{kind}"><caption class="hidden">Similarity of each pair of tasks</caption>'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{_scale(low, high)}"
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{scale(low, high)}"
     )
 
 
@@ -43,7 +43,8 @@ def step(value: float, low: float, high: float) -> str:
     return f"q{min(STEPS - 1, int(share * STEPS))}"
 
 
-def _scale(low: float, high: float) -> str:
+def scale(low: float, high: float) -> str:
+    """The colours, from the value of the first to that of the last."""
     colours = "".join(f'<span class="q{index}"></span>' for index in range(STEPS))
     ramp = f'<span class="ramp">{colours}</span>'
     return f'<p class="scale"><span>{low:.2f}</span>{ramp}<span>{high:.2f}</span></p>'
