@@ -319,30 +319,32 @@ class Mixing:
         later = [neighbor for neighbor in near[k:] if neighbor.name == begin]
         return [*near[: k - len(later)], *later]
 
-    def shortlist(self, near: Sequence[Neighbor], task: Task) -> list[Neighbor]:
-        """The k nearest, and the k others that do best as they are: few examples embed a task poorly."""
+    def shortlist(self, near: Sequence[Neighbor], task: Task) -> dict[str, Evaluation]:
+        """The k nearest, and the k others that do best: few examples embed a task poorly. All as they are."""
         k, few = self.config.k, self.unseen(task)
-        names = [neighbor.name for neighbor in near[k:]]
+        names = [neighbor.name for neighbor in near]
         found = from_first(lambda: validated(self.backbone, few, {n: self.alone(n) for n in names}))
-        others = sorted(near[k:], key=lambda neighbor: found[neighbor.name].merit, reverse=True)
-        return [*near[:k], *others[:k]]
+        others = sorted(names[k:], key=lambda name: found[name].merit, reverse=True)
+        return {name: found[name] for name in (*names[:k], *others[:k])}
 
     def begin(self, near: Sequence[Neighbor], task: Task, *, progress: bool) -> str:
         """Of equal weights and almost each of a shortlist, where a short tuning validates best.
 
         What an expert answers as it is does not tell: one for another wording of the same question may be
-        wrong in all it says, and right after a few steps. Where validation examples are few, the k best are
-        tried again with training and validation exchanged (twofold cross-validation), and with the own expert
-        as it was before it saw either.
+        wrong in all it says, and right after a few steps. Where validation examples are few, the k best, and
+        the expert that is best as it is, are tried again with training and validation exchanged (twofold
+        cross-validation), and with the own expert as it was before it saw either.
         """
         few, found = _first(task, TRIAL_EXAMPLES), dict[str, Evaluation]()
-        for begin in (EQUAL, *(neighbor.name for neighbor in self.shortlist(near, task))):
+        shortlist = self.shortlist(near, task)
+        for begin in (EQUAL, *shortlist):
             with suppress(TrainingError):  # a start from which the loss does not stay finite is none
                 found[begin] = self.tried(near, begin, few, progress)
         if not self.blank:
             return best_of(found)
         other, twice = replace(self, own=self.blank), dict[str, Evaluation]()
-        for begin in sorted(found, key=lambda name: found[name].merit, reverse=True)[: max(2, self.config.k)]:
+        best = sorted(found, key=lambda name: found[name].merit, reverse=True)[: max(2, self.config.k)]
+        for begin in dict.fromkeys([*best, *({best_of(shortlist)} & found.keys())]):
             with suppress(TrainingError):
                 twice[begin] = pooled([found[begin], other.tried(near, begin, turned(few), progress)])
         return best_of(twice or found)
