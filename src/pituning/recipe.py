@@ -320,24 +320,30 @@ class Mixing:
         return [*near[: k - len(later)], *later]
 
     def shortlist(self, near: Sequence[Neighbor], task: Task) -> dict[str, Evaluation]:
-        """The k nearest, and the k others that do best: few examples embed a task poorly. All as they are."""
-        k, few = self.config.k, self.unseen(task)
-        names = [neighbor.name for neighbor in near]
-        found = from_first(lambda: validated(self.backbone, few, {n: self.alone(n) for n in names}))
+        """Where to begin, and how each does as it is: equal weights, the k nearest, the k best of the others.
+
+        Few examples embed a task poorly, so more than the nearest are looked at.
+        """
+        k, few, names = self.config.k, self.unseen(task), [neighbor.name for neighbor in near]
+        mixing = replace(self, own=self.blank) if self.blank else self
+        experts = {EQUAL: mixing.mixture(names[:k]).collapse(rank=self.config.rank)}
+        experts |= {name: self.alone(name) for name in names}
+        found = from_first(partial(validated, self.backbone, few, experts))
         others = sorted(names[k:], key=lambda name: found[name].merit, reverse=True)
-        return {name: found[name] for name in (*names[:k], *others[:k])}
+        return {name: found[name] for name in (EQUAL, *names[:k], *others[:k])}
 
     def begin(self, near: Sequence[Neighbor], task: Task, *, progress: bool) -> str:
         """Of equal weights and almost each of a shortlist, where a short tuning validates best.
 
         What an expert answers as it is does not tell: one for another wording of the same question may be
-        wrong in all it says, and right after a few steps. Where validation examples are few, the k best, and
-        the expert that is best as it is, are tried again with training and validation exchanged (twofold
-        cross-validation), and with the own expert as it was before it saw either.
+        wrong in all it says, and right after a few steps. But where validation examples are few, it counts as
+        much: the k best, and what is best as it is, are then tried again with training and validation
+        exchanged (twofold cross-validation) and the own expert as it was before it saw either, and all three
+        results are taken together.
         """
         few, found = _first(task, TRIAL_EXAMPLES), dict[str, Evaluation]()
         shortlist = self.shortlist(near, task)
-        for begin in (EQUAL, *shortlist):
+        for begin in shortlist:
             with suppress(TrainingError):  # a start from which the loss does not stay finite is none
                 found[begin] = self.tried(near, begin, few, progress)
         if not self.blank:
@@ -346,7 +352,8 @@ class Mixing:
         best = sorted(found, key=lambda name: found[name].merit, reverse=True)[: max(2, self.config.k)]
         for begin in dict.fromkeys([*best, *({best_of(shortlist)} & found.keys())]):
             with suppress(TrainingError):
-                twice[begin] = pooled([found[begin], other.tried(near, begin, turned(few), progress)])
+                again = other.tried(near, begin, turned(few), progress)
+                twice[begin] = pooled([shortlist[begin], found[begin], again])
         return best_of(twice or found)
 
     def judged(self, mixture: Expert, task: Task) -> dict[str, Evaluation]:

@@ -220,7 +220,7 @@ def test_of_those_beyond_the_nearest_the_ones_that_do_best_as_they_are_are_tried
     experts = {name: pool.get(name) for name in pool}
     mixing = Mixing(backbone, pool.get("text0").renamed("own"), experts, replace(CONFIG, k=1))
     near = [Neighbor(name, 0.5) for name in ("text0", "text1", "text2")]
-    assert list(mixing.shortlist(near, target)) == ["text0", "text2"]
+    assert list(mixing.shortlist(near, target)) == ["", "text0", "text2"]
     assert seen == [min(glance, len(target.validation) + len(target.train))]
 
 
