@@ -18,8 +18,9 @@ from torch import Tensor
 from pituning.backbones import Backbone
 from pituning.expert import attach_expert
 from pituning.interpolate import Mixture
+from pituning.mixing import PiConfig
 from pituning.pool import Pool
-from pituning.recipe import PiConfig, PiResult, pi_tune
+from pituning.recipe import PiResult, pi_tune
 from pituning.task import Task
 from pituning.train import score
 

@@ -17,9 +17,9 @@ import torch
 from few_shot import one_run, write
 
 from pituning.backbones import load_backbone
+from pituning.mixing import PiConfig
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, embed
-from pituning.recipe import PiConfig
 from pituning.task import load_task
 from pituning.train import TrainConfig, train_expert
 

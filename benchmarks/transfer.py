@@ -31,9 +31,9 @@ from pituning.expert import Expert, attach_expert
 from pituning.interpolate import tune
 from pituning.metrics import METRICS
 from pituning.mini20 import NAMES, mini_task
+from pituning.mixing import Mixing, PiConfig
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
-from pituning.recipe import Mixing, PiConfig
 from pituning.selection import validated
 from pituning.task import Task
 from pituning.train import score, train_expert

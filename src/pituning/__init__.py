@@ -10,6 +10,7 @@ from pituning.errors import PituningError
 from pituning.expert import Expert, attach_expert
 from pituning.interpolate import Mixture, TuneConfig, TuneResult, tune
 from pituning.methods import BottleneckConfig, SelfAttentionPrefixConfig
+from pituning.mixing import PiConfig
 from pituning.pool import Pool
 from pituning.predict import (
     FisherConfig,
@@ -20,7 +21,7 @@ from pituning.predict import (
     embed,
     similarity,
 )
-from pituning.recipe import PiConfig, PiResult, pi_tune
+from pituning.recipe import PiResult, pi_tune
 from pituning.remote import pull, push
 from pituning.task import Example, Task, load_task
 from pituning.train import TrainConfig, train_expert

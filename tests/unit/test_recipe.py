@@ -16,6 +16,7 @@ from small import same_tensors
 from tiny import open_task, text_task
 
 from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune, selection
+from pituning import mixing as mixing_module
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
 from pituning.errors import PoolError, StaleEmbeddingError, TrainingError
@@ -24,9 +25,9 @@ from pituning.expert import Expert, attach_expert
 from pituning.fit import Evaluation
 from pituning.interpolate import Mixture, TuneResult, tune
 from pituning.methods import peft_config
+from pituning.mixing import Mixing, is_scarce, turned
 from pituning.neighborhood import Neighborhood, shared_modules
 from pituning.predict import Neighbor, embed
-from pituning.recipe import Mixing, is_scarce, turned
 from pituning.selection import Lead, scores_less, validated
 from pituning.task import Task
 from pituning.train import calibrated_losses, evaluate, score, train_expert
@@ -156,7 +157,7 @@ def test_the_mixture_is_kept_only_where_its_lead_is_more_than_an_error(
         each = {name: tuple(ahead.tolist()) if name == "mixture" else (0.0,) * 5 for name in experts}
         return {name: Evaluation(sum(each[name]) / 5, each=each[name]) for name in experts}
 
-    monkeypatch.setattr(recipe_module, "validated", found)
+    monkeypatch.setattr(mixing_module, "validated", found)
     result = pi_tune(backbone, target, pool, replace(CONFIG, start="uniform"))
     assert result.kept == ("mixture" if errors > 1 else "expert")
     assert same_tensors(result.expert, result.mixture) == (result.kept == "mixture")
@@ -171,13 +172,13 @@ def test_the_mixture_starts_where_it_validates_best(
     def trial(mixing: Mixing, _: Any, begin: str, task: Task, __: bool) -> Evaluation:
         fold = set(task.train) == set(few.train)
         tried.append((begin, fold))
-        assert (mixing.own is mixing.blank) is not fold
+        assert (mixing.own.card.recipe["epochs"] == 0) is not fold  # what has seen them is not judged on them
         merit = {best: 1.0, "text0": 2.0 if fold else -2.0}.get(begin, 0.0)  # text0: in the first fold alone
         return Evaluation(merit, each=(merit,))
 
     few = target.sample(2, CONFIG.seed)
     monkeypatch.setattr(Mixing, "tried", trial)
-    monkeypatch.setattr(recipe_module, "validated", only("text2"))  # the best as it is
+    monkeypatch.setattr(mixing_module, "validated", only("text2"))  # the best as it is
     config = replace(CONFIG, k=3, tune=TuneConfig(epochs=0))
     result = pi_tune(backbone, target, pool, config)
     assert result.start == best
@@ -215,12 +216,12 @@ def test_of_those_beyond_the_nearest_the_ones_that_do_best_as_they_are_are_tried
         assert set(task.validation) <= {*target.validation, *target.train}
         return {name: Evaluation(float(name == "text2")) for name in experts}
 
-    monkeypatch.setattr(recipe_module, "validated", found)
-    monkeypatch.setattr(recipe_module, "GLANCE", glance)
+    monkeypatch.setattr(mixing_module, "validated", found)
+    monkeypatch.setattr(mixing_module, "GLANCE", glance)
     experts = {name: pool.get(name) for name in pool}
     mixing = Mixing(backbone, pool.get("text0").renamed("own"), experts, replace(CONFIG, k=1))
     near = [Neighbor(name, 0.5) for name in ("text0", "text1", "text2")]
-    assert list(mixing.shortlist(near, target)) == ["", "text0", "text2"]
+    assert list(mixing.shortlist(near, target, mixing)) == ["", "text0", "text2"]
     assert seen == [min(glance, len(target.validation) + len(target.train))]
 
 
@@ -234,8 +235,9 @@ def test_starts_are_tried_briefly_and_on_few_examples(
         seen.append((len(task.train), len(task.validation), config.epochs, round(first, 2)))
         return tune(mixture, task, config, **rest)
 
-    monkeypatch.setattr(recipe_module, "tune", spy)
-    monkeypatch.setattr(recipe_module, "TRIAL_EXAMPLES", 3)
+    for module in (recipe_module, mixing_module):
+        monkeypatch.setattr(module, "tune", spy)
+    monkeypatch.setattr(mixing_module, "TRIAL_EXAMPLES", 3)
     monkeypatch.setattr(selection, "SURE", 1e9)
     result = pi_tune(backbone, target, pool, replace(CONFIG, k=1, tune=TuneConfig(epochs=3, batch_size=4)))
     first, again, whole = seen[:3], seen[3:-2], seen[-2:]
@@ -247,7 +249,7 @@ def test_starts_are_tried_briefly_and_on_few_examples(
 
 @pytest.mark.parametrize(
     ("where", "name", "value", "start"),
-    [(recipe_module, "ENOUGH", 6, "best"), (selection, "SURE", -1, "uniform")],
+    [(mixing_module, "ENOUGH", 6, "best"), (selection, "SURE", -1, "uniform")],
 )
 def test_many_validation_examples_or_a_sure_lead_are_enough(
     where: Any,
@@ -265,7 +267,8 @@ def test_many_validation_examples_or_a_sure_lead_are_enough(
         seen.append(task)
         return tune(mixture, task, config, **rest)
 
-    monkeypatch.setattr(recipe_module, "tune", spy)
+    for module in (recipe_module, mixing_module):
+        monkeypatch.setattr(module, "tune", spy)
     monkeypatch.setattr(where, name, value)
     result = pi_tune(backbone, target, pool, replace(CONFIG, start=start))
     few = target.sample(2, CONFIG.seed)
@@ -281,7 +284,7 @@ def test_a_run_with_another_start_is_not_gone_on_with(
     backbone: Backbone, target: Task, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = only("text1")
-    monkeypatch.setattr(recipe_module, "validated", found)
+    monkeypatch.setattr(mixing_module, "validated", found)
     pi_tune(backbone, target, pool, replace(CONFIG, k=3), workdir=tmp_path)
     again = replace(CONFIG, k=3, start="uniform")
     with pytest.raises(TrainingError, match="is of another run"):
@@ -309,7 +312,8 @@ def test_a_start_from_which_the_loss_diverges_is_none(
             raise TrainingError("the loss must stay finite", "nan", "Lower the learning rate.")
         return tune(mixture, task, config, **rest)
 
-    monkeypatch.setattr(recipe_module, "tune", diverging)
+    for module in (recipe_module, mixing_module):
+        monkeypatch.setattr(module, "tune", diverging)
     assert pi_tune(backbone, target, pool, CONFIG).start != "text1"
 
 
@@ -330,7 +334,7 @@ def test_an_own_expert_that_is_best_untrained_is_embedded_trained(
 
     monkeypatch.setattr(recipe_module, "train_expert", best_untrained)
     monkeypatch.setattr(recipe_module, "embed", spy)
-    monkeypatch.setattr(recipe_module, "ENOUGH", 0)
+    monkeypatch.setattr(mixing_module, "ENOUGH", 0)
     result = pi_tune(backbone, target, pool, replace(CONFIG, train=replace(BRIEF, epochs=7)))
     own, learnt = trained
     assert result.own is own
@@ -347,7 +351,7 @@ def test_more_than_the_k_nearest_are_tried_but_in_the_papers_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nearest, later, _ = pi_tune(backbone, target, pool, replace(CONFIG, k=3, start="uniform")).neighbors
-    monkeypatch.setattr(recipe_module, "validated", only(later.name))
+    monkeypatch.setattr(mixing_module, "validated", only(later.name))
     trial = lambda _, __, begin, *___: Evaluation(float(begin == later.name), each=(0.0,))  # noqa: E731
     monkeypatch.setattr(Mixing, "tried", trial)
     result = pi_tune(backbone, target, pool, replace(CONFIG, k=1, start=start))
@@ -440,7 +444,8 @@ def test_where_the_second_look_diverges_the_first_decides(
         return tune(mixture, task, config, **rest)
 
     monkeypatch.setattr(selection, "SURE", 1e9)
-    monkeypatch.setattr(recipe_module, "tune", diverging)
+    for module in (recipe_module, mixing_module):
+        monkeypatch.setattr(module, "tune", diverging)
     result = pi_tune(backbone, target, pool, CONFIG)
     assert result.lead
     assert result.lead.examples == len(few.validation)

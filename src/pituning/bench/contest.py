@@ -13,8 +13,9 @@ from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert, attach_expert
 from pituning.fit import FitConfig
 from pituning.interpolate import Mixture
+from pituning.mixing import REACH, Mixing, PiConfig
 from pituning.pool import Pool
-from pituning.recipe import REACH, Mixing, PiConfig, PiResult, pi_tune
+from pituning.recipe import PiResult, pi_tune
 from pituning.task import Task
 from pituning.train import fit_module, score
 

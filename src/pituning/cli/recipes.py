@@ -13,7 +13,7 @@ import yaml
 
 from pituning.errors import ConfigError
 from pituning.interpolate import TuneConfig
-from pituning.recipe import PiConfig
+from pituning.mixing import PiConfig
 from pituning.spelling import did_you_mean
 from pituning.train import TrainConfig
 

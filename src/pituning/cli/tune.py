@@ -25,9 +25,10 @@ from pituning.errors import ExpertError
 from pituning.expert import Expert, unwritable
 from pituning.fit import FitConfig
 from pituning.interpolate import TuneConfig
+from pituning.mixing import PiConfig
 from pituning.pool import Pool
 from pituning.predict import FisherConfig
-from pituning.recipe import PiConfig, PiResult, pi_tune
+from pituning.recipe import PiResult, pi_tune
 from pituning.report import report_page
 from pituning.train import TrainConfig
 

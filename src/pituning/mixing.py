@@ -1,0 +1,285 @@
+"""What the recipe mixes: the target's own expert and those of a pool, where they begin, and which is kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal, get_args
+
+from pituning.backbones import Backbone
+from pituning.distributed import from_first
+from pituning.errors import ConfigError, TrainingError
+from pituning.example import first_by_hash
+from pituning.expert import Expert
+from pituning.fit import Evaluation, pooled
+from pituning.interpolate import Mixture, TuneConfig, tune
+from pituning.interpolate.compatible import Space
+from pituning.interpolate.weights import Sharing
+from pituning.predict import FisherConfig, Neighbor
+from pituning.selection import Lead, best_of, scores_less, validated
+from pituning.task import Task
+from pituning.train import TrainConfig
+
+log = logging.getLogger(__name__)
+
+Start = Literal["best", "uniform"]
+
+# So many times k of the nearest are looked at as they are, on at most so many labelled examples.
+REACH = 6
+GLANCE = 64
+
+# A start of the mixture is tried with a tuning of so many epochs on at most so many examples.
+TRIAL_EPOCHS = 2
+TRIAL_EXAMPLES = 128
+
+# Fewer validation examples than this may decide badly: training and validation then change places, too.
+ENOUGH = 64
+
+# Where a mixture starts almost at one neighbour, that one's weight: with 1, the others would never get any.
+ALMOST = 0.9
+
+EQUAL = ""  # among the names of experts, which are never empty: the start with equal weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiConfig:
+    """The whole recipe."""
+
+    k: int = field(
+        default=3, metadata={"help": "neighbours to mix with the target's own expert", "short": "-k"}
+    )
+    shots: int | None = field(
+        default=None, metadata={"help": "train on so many examples a class (or in all, without classes)"}
+    )
+    seed: int = field(default=0, metadata={"help": "of the shots, of training and of tuning"})
+    space: Space = field(
+        default="parameters",
+        metadata={"help": "parameters averages the experts' tensors; delta their LoRA updates, of any rank"},
+    )
+    sharing: Sharing = field(default="module", metadata={"help": "what shares one set of weights"})
+    start: Start = field(
+        default="best",
+        metadata={
+            "help": "uniform mixes the k nearest and begins with equal weights, as the paper does; best also "
+            "tries almost each of 2k experts in a short tuning, and begins at what validates best"
+        },
+    )
+    freeze_experts: bool = field(default=False, metadata={"help": "learn the weights alone"})
+    rank: int | None = field(
+        default=None, metadata={"help": "delta space: reduce the collapsed adapter to this rank by SVD"}
+    )
+    train: TrainConfig = field(default_factory=TrainConfig)
+    fisher: FisherConfig = field(default_factory=FisherConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+
+    @property
+    def tuning(self) -> TuneConfig:
+        """How a mixture is tuned, with this run's seed."""
+        return replace(self.tune, seed=self.seed)
+
+    def tries_starts(self, task: Task) -> bool:
+        """Whether more than equal weights are looked at, which takes validation examples."""
+        return self.start == "best" and bool(task.validation)
+
+    def reach(self, task: Task) -> int:
+        """How many of the nearest are looked at."""
+        return self.k * (REACH if self.tries_starts(task) else 1)
+
+    def __post_init__(self) -> None:
+        """Collect what is out of range."""
+        faults = [
+            ConfigError(f"{name} must be at least 1", str(value), f"Raise {name}.")
+            for name, value in (("k", self.k), ("shots", self.shots), ("rank", self.rank))
+            if value is not None and value < 1
+        ]
+        faults += [
+            ConfigError(f"{name} is one of {', '.join(get_args(kind))}", repr(value), "Name one of them.")
+            for name, value, kind in (
+                ("space", self.space, Space),
+                ("sharing", self.sharing, Sharing),
+                ("start", self.start, Start),
+            )
+            if value not in get_args(kind)
+        ]
+        ConfigError.collect(faults)
+        if self.rank is not None and self.space == "parameters":
+            fix = "Leave the rank out: in parameter space it is the experts' own; or choose space delta."
+            raise ConfigError("a rank is chosen in delta space only", f"{self.rank} in parameters", fix)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which of the mixture and the target's own expert is kept, and why.
+
+    Attributes:
+        found: "mixture" and "expert" on the same examples; empty where there are none.
+        lead: of the mixture; None without neighbours or examples.
+    """
+
+    kept: Literal["mixture", "expert"]
+    found: Mapping[str, Evaluation]
+    lead: Lead | None
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """The target's own expert and those of the pool, as the configuration mixes them.
+
+    Attributes:
+        trained: makes an expert like the target's own, of a task and a TrainConfig. With it, few validation
+            examples and training examples change places, and both validate; None leaves that out.
+    """
+
+    backbone: Backbone
+    own: Expert
+    experts: Mapping[str, Expert]
+    config: PiConfig
+    trained: Callable[..., Expert] | None = None
+
+    def mixture(self, names: Sequence[str], begin: str = EQUAL) -> Mixture:
+        """Of the target's own and the experts named: with equal weights, or almost at one of them."""
+        mixture = Mixture(
+            self.backbone,
+            [self.own, *(self.experts[name] for name in names)],
+            space=self.config.space,
+            sharing=self.config.sharing,
+            train_experts=not self.config.freeze_experts,
+            target=self.own.name,
+        )
+        if begin == EQUAL:
+            return mixture
+        rest = (1 - ALMOST) / len(names)
+        return mixture.start_at({e.name: ALMOST if e.name == begin else rest for e in mixture.experts})
+
+    def alone(self, name: str) -> Expert:
+        """A neighbour as it is, under the head of the target's own where there is one."""
+        pair = Mixture(
+            self.backbone, [self.own, self.experts[name]], space=self.config.space, target=self.own.name
+        )
+        return pair.start_at({self.own.name: 0.0, name: 1.0}).collapse(rank=self.config.rank)
+
+    def neighbors(self, near: Sequence[Neighbor], begin: str) -> list[Neighbor]:
+        """The k nearest; the last gives way to the one to begin at, if that is none of them."""
+        k = self.config.k
+        later = [neighbor for neighbor in near[k:] if neighbor.name == begin]
+        return [*near[: k - len(later)], *later]
+
+    def shortlist(self, near: Sequence[Neighbor], task: Task, blank: Mixing) -> dict[str, Evaluation]:
+        """Where to begin, and how each does as it is: equal weights, the k nearest, the k best of the others.
+
+        Few examples embed a task poorly, so more than the nearest are looked at. Equal weights are those of
+        `blank`, whose own expert has seen none of them.
+        """
+        k, few, names = self.config.k, self.unseen(task), [neighbor.name for neighbor in near]
+        experts = {EQUAL: blank.mixture(names[:k]).collapse(rank=self.config.rank)}
+        experts |= {name: self.alone(name) for name in names}
+        found = from_first(partial(validated, self.backbone, few, experts))
+        others = sorted(names[k:], key=lambda name: found[name].merit, reverse=True)
+        return {name: found[name] for name in (EQUAL, *names[:k], *others[:k])}
+
+    def begin(self, near: Sequence[Neighbor], task: Task, *, progress: bool) -> str:
+        """Of equal weights and almost each of a shortlist, where a short tuning validates best.
+
+        What an expert answers as it is does not tell: one for another wording of the same question may be
+        wrong in all it says, and right after a few steps. But where validation examples are few, it counts as
+        much: the k best, and what is best as it is, are then tried again with training and validation
+        exchanged (twofold cross-validation) and the own expert as it was before it saw either, and all three
+        results are taken together.
+        """
+        if not near or not self.config.tries_starts(task):
+            return EQUAL
+        few, found, twice = _first(task, TRIAL_EXAMPLES), dict[str, Evaluation](), dict[str, Evaluation]()
+        blank = self
+        if self.trained and is_scarce(task):
+            untrained = self.trained(replace(task, validation=()), replace(self.config.train, epochs=0))
+            blank = replace(self, own=untrained)
+        shortlist = self.shortlist(near, task, blank)
+        for begin in shortlist:
+            with suppress(TrainingError):  # a start from which the loss does not stay finite is none
+                found[begin] = self.tried(near, begin, few, progress)
+        if blank is self:
+            return best_of(found)
+        best = sorted(found, key=lambda name: found[name].merit, reverse=True)[: max(2, self.config.k)]
+        for begin in dict.fromkeys([*best, *({best_of(shortlist)} & found.keys())]):
+            with suppress(TrainingError):
+                again = blank.tried(near, begin, turned(few), progress)
+                twice[begin] = pooled([shortlist[begin], found[begin], again])
+        return best_of(twice or found)
+
+    def verdict(
+        self, mixture: Expert, names: Sequence[str], begin: str, task: Task, *, progress: bool
+    ) -> Verdict:
+        """Whether the mixture of those names, tuned from `begin`, is better than the target's own expert.
+
+        Where validation examples are few and leave it open, both are made anew with training and validation
+        exchanged, and judged on all examples. A mixture that cannot be checked is kept.
+        """
+        found = self._judged(mixture, task)
+        if not names or not found:
+            return Verdict("mixture" if names else "expert", found, None)
+        lead = Lead.of(found["mixture"], found["expert"])
+        if self.trained and not lead.sure and is_scarce(task):
+            log.info("collapse: no clear lead; both once more, with training and validation exchanged")
+            with suppress(TrainingError):  # the second look is none where training diverges
+                own = self.trained(turned(task), self.config.train, progress=progress)
+                other = replace(self, own=own)
+                again = other.mixture(names, begin)
+                tune(again, turned(task), self.config.tuning, progress=progress)
+                second = other._judged(again.collapse(rank=self.config.rank), turned(task))
+                found = {who: pooled([one, second[who]]) for who, one in found.items()}
+                lead = Lead.of(found["mixture"], found["expert"])
+        better = lead.clear and not scores_less(task, **found)
+        return Verdict("mixture" if better else "expert", found, lead)
+
+    def best_alone(self, names: Sequence[str], task: Task) -> str:
+        """The neighbour that is best as it is; the nearest without validation, "" without neighbours."""
+        alone = {name: self.alone(name) for name in names}
+        seen = from_first(partial(validated, self.backbone, self.unseen(task), alone))
+        return best_of(seen) or "".join(names[:1])
+
+    def _judged(self, mixture: Expert, task: Task) -> dict[str, Evaluation]:
+        """The mixture and the target's own on the validation examples; empty where there are none."""
+        both = {"mixture": mixture, "expert": self.own}
+        return from_first(partial(validated, self.backbone, task, both, written=True))
+
+    def tried(self, near: Sequence[Neighbor], begin: str, task: Task, progress: bool) -> Evaluation:
+        """What a short tuning from `begin` validates."""
+        log.info("predict: trying %s", f"mostly {begin}" if begin else "equal weights")
+        tuning = self.config.tuning
+        short = replace(tuning, epochs=min(TRIAL_EPOCHS, tuning.epochs))
+        mixture = self.mixture([n.name for n in self.neighbors(near, begin)], begin)
+        best = tune(mixture, task, short, progress=progress).best
+        if best is None or self.config.rank:  # a rank cut changes what was validated
+            cut = {begin: mixture.collapse(rank=self.config.rank)}
+            best = from_first(partial(validated, self.backbone, task, cut))[begin]
+        return best
+
+    def unseen(self, task: Task) -> Task:
+        """With what an expert of the pool can be judged on as it is, in the place of the validation examples.
+
+        These, and training examples, which it has not seen either, up to `GLANCE` in all. The target's head,
+        where there is one, has seen them: then these alone. None where there is no validation.
+        """
+        heads = self.backbone.head_modules(self.backbone.model)
+        room = 0 if heads or not task.validation else max(GLANCE - len(task.validation), 0)
+        validation = first_by_hash(task.validation, GLANCE)
+        return replace(task, validation=(*validation, *first_by_hash(task.train, room)))
+
+
+def is_scarce(task: Task) -> bool:
+    """Whether validation examples are few, and training examples not many more: both then validate."""
+    return len(task.validation) < ENOUGH and len(task.train) <= 2 * len(task.validation)
+
+
+def turned(task: Task) -> Task:
+    """The task with training and validation examples exchanged: the other half of a twofold validation."""
+    return replace(task, train=task.validation, validation=task.train)
+
+
+def _first(task: Task, count: int) -> Task:
+    """The task with at most so many examples to train and to validate on, the first by hash."""
+    train, validation = (tuple(first_by_hash(examples, count)) for examples in (task.train, task.validation))
+    return replace(task, train=train, validation=validation)
