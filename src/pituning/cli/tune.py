@@ -19,7 +19,7 @@ from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import Recipe, add_recipe_option, recipe_of
 from pituning.cli.tasks import task_named
 from pituning.cli.terminal import progress_wanted, table
-from pituning.cli.tune_report import stage_titles, told_lead, tune_report
+from pituning.cli.tune_report import stage_titles, told_lead, told_worse, tune_report
 from pituning.distributed import is_first
 from pituning.errors import ExpertError
 from pituning.expert import Expert, unwritable
@@ -154,8 +154,7 @@ def as_text(result: PiResult, out: Path) -> str:
     if result.scores:
         scores = [(titles[name], f"{value:.4f}") for name, value in result.scores.items()]
         parts.append(table(f"{result.metric} on the test split", ("adapter", result.metric), scores))
-    if result.scores and result.scores["pi"] < result.scores["base"]:
-        parts.append("The backbone alone scores higher than the adapter that was saved.")
+    parts += told_worse(result)
     if not result.validation:
         parts.append("There was nothing to validate on: the mixture was kept unchecked.")
     if result.kept == "expert":

@@ -153,9 +153,17 @@ def _summary(result: PiResult) -> list[str]:
     told = ", ".join(f"{n.name} ({n.similarity:.3f})" for n in result.neighbors)
     mixed = f"Mixed with the task's own expert: {told}." if told else "The pool had no expert to mix with."
     if not result.validation:
-        return [mixed, "There was nothing to validate on: the mixture was kept unchecked."]
+        unchecked = "There was nothing to validate on: the mixture was kept unchecked."
+        return [mixed, unchecked, *told_worse(result)]
     kept = "The mixture was kept" if result.kept == "mixture" else "The task's own expert was kept"
-    return [mixed, f"{kept}: {told_lead(result)}."] if result.lead else [mixed]
+    return [mixed, *([f"{kept}: {told_lead(result)}."] if result.lead else []), *told_worse(result)]
+
+
+def told_worse(result: PiResult) -> list[str]:
+    """A sentence where the bare backbone does better; nothing elsewhere."""
+    if not result.scores or result.scores["pi"] >= result.scores["base"]:
+        return []
+    return ["On the test split the backbone alone scores higher than the adapter that was saved."]
 
 
 def told_lead(result: PiResult) -> str:
