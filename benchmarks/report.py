@@ -14,6 +14,7 @@ from typing import Any
 
 from pituning.bench import paired_difference
 from pituning.metrics import METRICS
+from pituning.selection import Lead
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -84,10 +85,10 @@ def language(runs: Sequence[dict[str, Any]]) -> list[str]:
         f"Mean test score over seeds {', '.join(map(str, seeds))}.",
         "The pool holds LoRA experts of the twelve language tasks; the target's own is never used. *π,",
         "kept* is the tuned mixture, or the target's own expert where the mixture had no lower loss on the",
-        "validation examples, as many as there are shots (`tune` asks for a lead of a standard error",
-        "today). The best single neighbour is the one of the k with the lowest loss on those. The gain is",
-        "*π, kept* minus *target's own expert*, seed by seed, ± its standard deviation over the seeds (in",
-        "the last row, over targets and seeds together).",
+        "validation examples, as many as there are shots (`tune` keeps it unless the own expert leads by",
+        "a standard error today). The best single neighbour is the one of the k with the lowest loss on",
+        "those. The gain is *π, kept* minus *target's own expert*, seed by seed, ± its standard deviation",
+        "over the seeds (in the last row, over targets and seeds together).",
         "",
         "Measured with equal weights at the start (`--start uniform`), a patience of 3 epochs, and",
         "neighbours by the similarity as it was before it standardised its values; not measured again",
@@ -168,13 +169,17 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
         "The rest is 16 shots a class (16 in all, where answers are free), means over seeds; the expert of",
         "the target is never used. *Neighbours, untrained* is the uniform mixture of the k neighbours, *best",
         "neighbour* the one of them that is best as it is on labelled examples; *π, kept* is what `pituning",
-        "tune` writes. The gain is *π, kept* minus *own expert*, ± its standard deviation over the seeds.",
+        "tune` writes by today's rule of keeping (see below). The gain is *π, kept* minus *own expert*, ±",
+        "its standard deviation over the seeds.",
         "",
         "| task (metric) | no adapter | neighbours, untrained | full data | own expert | best neighbour "
         "| π, tuned | π, kept | gain | kept mixture | neighbours |",
         "|---" * 11 + "|",
     ]
     rows = []
+    for run in runs:  # by today's rule, which may be younger than the run
+        run["kept"] = "mixture" if is_kept(run) else "expert"
+        run["scores"]["pi"] = run["scores"][run["kept"]]
     for task in dict.fromkeys(run["task"] for run in runs):
         mine = [run for run in runs if run["task"] == task]
         whole = 100 / METRICS[mine[0]["metric"]].most
@@ -219,18 +224,22 @@ def keeping(runs: Sequence[dict[str, Any]]) -> list[str]:
     """What other rules of keeping the mixture would have given, from the same runs."""
     rules: dict[str, Callable[[dict[str, Any]], bool]] = {
         "always": lambda run: True,
-        "where it validates better": lambda run: run["lead"]["mean"] > 0,
-        "… by a standard error (what `tune` does)": lambda run: run["lead"]["mean"] > run["lead"]["error"],
+        "unless the own expert leads by a standard error (what `tune` does)": is_kept,
+        "where it leads": lambda run: run["lead"]["mean"] > 0,
+        "… by a standard error": lambda run: run["lead"]["mean"] > run["lead"]["error"],
         "… by two standard errors": lambda run: run["lead"]["mean"] > 2 * run["lead"]["error"],
         "where the test split says so (no rule can know)": lambda run: (
             run["scores"]["mixture"] > run["scores"]["expert"]
         ),
     }
     lines = [
-        "The same runs under other rules of keeping the mixture instead of the own expert:",
+        "The same runs under other rules of keeping the mixture instead of the own expert. The rule was",
+        "chosen by this table of mini20, so its gain there is not untouched evidence; that of other suites",
+        "is. Asking for a lead loses much: the own expert is the best of up to 30 epochs by the same few",
+        "examples, and looks better than it is.",
         "",
-        "| the mixture is kept | of the runs | mean gain | worst task | worst run |",
-        "|---|---|---|---|---|",
+        "| the mixture is kept | of the runs | mean gain | tasks that gain | worst task | worst run |",
+        "|---|---|---|---|---|---|",
     ]
     for told, kept in rules.items():
         gains: dict[str, list[float]] = {}
@@ -240,10 +249,20 @@ def keeping(runs: Sequence[dict[str, Any]]) -> list[str]:
             gains.setdefault(run["task"], []).append(gain)
         means, every = [mean(of) for of in gains.values()], [gain for of in gains.values() for gain in of]
         share = sum(map(kept, runs)) / len(runs)
+        gaining = sum(gain > 0 for gain in means)
         lines.append(
-            f"| {told} | {100 * share:.0f} % | {mean(means):+.2f} | {min(means):+.1f} | {min(every):+.1f} |"
+            f"| {told} | {100 * share:.0f} % | {mean(means):+.2f} | {gaining} of {len(means)} "
+            f"| {min(means):+.1f} | {min(every):+.1f} |"
         )
     return [*lines, ""]
+
+
+def is_kept(run: Mapping[str, Any]) -> bool:
+    """Whether `tune` keeps the mixture, by its rule of today."""
+    found, lead = run["validation"], run["lead"]
+    writes = run["metric"].startswith("cider")
+    worse = writes and found["mixture"].get("score", 0) < found["expert"].get("score", 0)
+    return not (worse or Lead(lead["mean"], lead["error"], len(found)).behind)
 
 
 def _percent(cells: Mapping[str, float]) -> str:

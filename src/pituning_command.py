@@ -98,8 +98,8 @@ def _interruptible(given: list[str]) -> int:
         told = "interrupted; nothing half-written was left."
         if given and given[0] in TOGETHER:
             told = (
-                "interrupted; no result was written. Checkpoints are kept in a hidden folder beside it: add "
-                "--resume to go on from the last."
+                "interrupted; no result was written. Checkpoints, if there are any, are kept in a hidden "
+                "folder beside it: add --resume to go on from the last."
             )
         print(told, file=sys.stderr)
         return 143 if isinstance(stop, _Terminated) else 130
@@ -178,6 +178,7 @@ def _finish(module: Any, options: argparse.Namespace, complain: Callable[[str], 
     """Run the verb and print what it answers; the exit code."""
     from pituning.errors import PituningError
 
+    document: dict[str, Any] = {}
     try:
         with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
             document, text = module.run(options)

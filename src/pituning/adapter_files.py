@@ -39,7 +39,7 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
         ExpertError: if one is missing, no regular file, or its size is not what its header declares.
     """
     if not folder.is_dir():
-        near = did_you_mean(folder.name, [path.name for path in folder.parent.glob("*")])
+        near = did_you_mean(folder.name, [path.name for path in folder.parent.glob("*") if path.is_dir()])
         raise ExpertError(
             "an expert is an existing folder", f"{folder}, which is none", f"{near}Check the path."
         )

@@ -51,7 +51,6 @@ def add_expert(
         PituningError: for whatever the user can mend; see `pituning.errors`.
     """
     name = name or task.name
-    log.info("training on %d examples of %s", len(task.train), task.name)
     workdir = Path(pool.path) / f"{WORK}{name}"
     expert = train_expert(
         backbone,

@@ -180,11 +180,17 @@ def _invalid(file: Path, given: str) -> TaskError:
 
 
 def _is_near(key: str, known: set[str]) -> bool:
-    """A user's own `n_labels` is no mistake; `lables` is."""
-    if key in known or {key + "s", key.rstrip("s"), key.lower()} & known:
-        return key not in known
-    same_size = [name for name in known if abs(len(name) - len(key)) < 2]
-    return bool(did_you_mean(key, same_size, cutoff=0.8))
+    """Whether a key is one of ours with another case, an s too many or too few, or a slip of one letter.
+
+    A slip loses a letter, doubles one, or swaps two neighbours; a user's own `n_labels` is none.
+    """
+    if key in known:
+        return False
+    slips = {key + "s", key.rstrip("s"), key.lower()}
+    slips |= {key[:i] + key[i + 1 :] for i in range(1, len(key)) if key[i] == key[i - 1]}
+    slips |= {key[:i] + key[i + 1] + key[i] + key[i + 2 :] for i in range(len(key) - 1)}
+    lost = {name[:i] + name[i + 1 :] for name in known for i in range(len(name))}
+    return bool(slips & known) or key in lost
 
 
 def _misspelt(file: Path, key: str, known: set[str]) -> TaskError:

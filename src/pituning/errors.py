@@ -30,9 +30,9 @@ class PituningError(ValueError):
         if len(faults) == 1:
             raise faults[0]
         raise cls(
-            " and ".join(fault.must for fault in faults),
+            " and ".join(dict.fromkeys(fault.must for fault in faults)),
             "; ".join(fault.given for fault in faults),
-            " ".join(fault.fix for fault in faults),
+            " ".join(dict.fromkeys(fault.fix for fault in faults)),
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from pituning.backbones import Backbone
@@ -129,7 +130,7 @@ class Mixing:
     """The target's own expert and those of the pool, as the configuration mixes them.
 
     Attributes:
-        trained: makes an expert like the target's own, of a task and a TrainConfig. With it, few validation
+        train: makes an expert like the target's own, of a task and a TrainConfig. With it, few validation
             examples and training examples change places, and both validate; None leaves that out.
     """
 
@@ -137,7 +138,7 @@ class Mixing:
     own: Expert
     experts: Mapping[str, Expert]
     config: PiConfig
-    trained: Callable[..., Expert] | None = None
+    train: Callable[..., Expert] | None = None
 
     def mixture(self, names: Sequence[str], begin: str = EQUAL) -> Mixture:
         """Of the target's own and the experts named: with equal weights, or almost at one of them."""
@@ -167,78 +168,81 @@ class Mixing:
         later = [neighbor for neighbor in near[k:] if neighbor.name == begin]
         return [*near[: k - len(later)], *later]
 
-    def shortlist(self, near: Sequence[Neighbor], task: Task, blank: Mixing) -> dict[str, Evaluation]:
-        """Where to begin, and how each does as it is: equal weights, the k nearest, the k best of the others.
+    def as_they_are(
+        self, names: Sequence[str], task: Task, also: Mapping[str, Expert] = MappingProxyType({})
+    ) -> dict[str, Evaluation]:
+        """How experts of the pool, and others, do untuned, on labelled examples that they have not seen."""
+        experts = {**also, **{name: self.alone(name) for name in names}}
+        return from_first(partial(validated, self.backbone, self.unseen(task), experts))
 
-        Few examples embed a task poorly, so more than the nearest are looked at. Equal weights are those of
-        `blank`, whose own expert has seen none of them.
-        """
-        k, few, names = self.config.k, self.unseen(task), [neighbor.name for neighbor in near]
-        experts = {EQUAL: blank.mixture(names[:k]).collapse(rank=self.config.rank)}
-        experts |= {name: self.alone(name) for name in names}
-        found = from_first(partial(validated, self.backbone, few, experts))
-        others = sorted(names[k:], key=lambda name: found[name].merit, reverse=True)
-        return {name: found[name] for name in (EQUAL, *names[:k], *others[:k])}
+    def shortlist(self, near: Sequence[Neighbor], task: Task) -> list[str]:
+        """The k nearest, and the k others that do best as they are: few examples embed a task poorly."""
+        k, names = self.config.k, [neighbor.name for neighbor in near]
+        found = self.as_they_are(names[k:], task)
+        return [*names[:k], *sorted(names[k:], key=lambda name: found[name].merit, reverse=True)[:k]]
 
     def begin(self, near: Sequence[Neighbor], task: Task, *, progress: bool) -> str:
         """Of equal weights and almost each of a shortlist, where a short tuning validates best.
 
         What an expert answers as it is does not tell: one for another wording of the same question may be
-        wrong in all it says, and right after a few steps. But where validation examples are few, it counts as
-        much: the k best, and what is best as it is, are then tried again with training and validation
-        exchanged (twofold cross-validation) and the own expert as it was before it saw either, and all three
-        results are taken together.
+        wrong in all it says, and right after a few steps. But where validation examples are few, it counts,
+        too: the best (k, and two at least) and what is best as it is are then tried again with training and
+        validation exchanged (twofold cross-validation) and the own expert as it was before it saw either, and
+        all three results are taken together.
         """
         if not near or not self.config.tries_starts(task):
             return EQUAL
         few, found, twice = _first(task, TRIAL_EXAMPLES), dict[str, Evaluation](), dict[str, Evaluation]()
-        blank = self
-        if self.trained and is_scarce(task):
-            untrained = self.trained(replace(task, validation=()), replace(self.config.train, epochs=0))
-            blank = replace(self, own=untrained)
-        shortlist = self.shortlist(near, task, blank)
-        for begin in shortlist:
+        shortlist = self.shortlist(near, task)
+        for begin in (EQUAL, *shortlist):
             with suppress(TrainingError):  # a start from which the loss does not stay finite is none
                 found[begin] = self.tried(near, begin, few, progress)
-        if blank is self:
+        if not (self.train and is_scarce(task)):
             return best_of(found)
+        untrained = self.train(replace(task, validation=()), replace(self.config.train, epochs=0))
+        blank = replace(self, own=untrained)
+        # Under a head, `unseen` has no training examples, so the trained one is no less fair.
+        heads = self.backbone.head_modules(self.backbone.model)
+        equal = (self if heads else blank).mixture(shortlist[: self.config.k])
+        also = {EQUAL: equal.collapse(rank=self.config.rank)}
+        untuned = self.as_they_are(shortlist, task, also)
         best = sorted(found, key=lambda name: found[name].merit, reverse=True)[: max(2, self.config.k)]
-        for begin in dict.fromkeys([*best, *({best_of(shortlist)} & found.keys())]):
+        for begin in dict.fromkeys([*best, *({best_of(untuned)} & found.keys())]):
             with suppress(TrainingError):
                 again = blank.tried(near, begin, turned(few), progress)
-                twice[begin] = pooled([shortlist[begin], found[begin], again])
+                twice[begin] = pooled([untuned[begin], found[begin], again])
         return best_of(twice or found)
 
     def verdict(
         self, mixture: Expert, names: Sequence[str], begin: str, task: Task, *, progress: bool
     ) -> Verdict:
-        """Whether the mixture of those names, tuned from `begin`, is better than the target's own expert.
+        """Whether the mixture of those names, tuned from `begin`, is kept, or the target's own expert.
 
-        Where validation examples are few and leave it open, both are made anew with training and validation
-        exchanged, and judged on all examples. A mixture that cannot be checked is kept.
+        The own expert is where the mixture is behind by more than a standard error. The doubt is the
+        mixture's: the own expert is a part of it, and has looked better than it is where the best of its many
+        epochs was chosen by the same few examples. Where these leave it open, both are made anew with
+        training and validation exchanged, and judged on all. A mixture that cannot be checked is kept.
         """
         found = self._judged(mixture, task)
         if not names or not found:
             return Verdict("mixture" if names else "expert", found, None)
         lead = Lead.of(found["mixture"], found["expert"])
-        if self.trained and not lead.sure and is_scarce(task):
-            log.info("collapse: no clear lead; both once more, with training and validation exchanged")
+        if self.train and not lead.sure and is_scarce(task):
+            log.info("collapse: it is open; both once more, with training and validation exchanged")
             with suppress(TrainingError):  # the second look is none where training diverges
-                own = self.trained(turned(task), self.config.train, progress=progress)
+                own = self.train(turned(task), self.config.train, progress=progress)
                 other = replace(self, own=own)
                 again = other.mixture(names, begin)
                 tune(again, turned(task), self.config.tuning, progress=progress)
                 second = other._judged(again.collapse(rank=self.config.rank), turned(task))
                 found = {who: pooled([one, second[who]]) for who, one in found.items()}
                 lead = Lead.of(found["mixture"], found["expert"])
-        better = lead.clear and not scores_less(task, **found)
-        return Verdict("mixture" if better else "expert", found, lead)
+        worse = lead.behind or scores_less(task, **found)
+        return Verdict("expert" if worse else "mixture", found, lead)
 
     def best_alone(self, names: Sequence[str], task: Task) -> str:
         """The neighbour that is best as it is; the nearest without validation, "" without neighbours."""
-        alone = {name: self.alone(name) for name in names}
-        seen = from_first(partial(validated, self.backbone, self.unseen(task), alone))
-        return best_of(seen) or "".join(names[:1])
+        return best_of(self.as_they_are(names, task)) or "".join(names[:1])
 
     def _judged(self, mixture: Expert, task: Task) -> dict[str, Evaluation]:
         """The mixture and the target's own on the validation examples; empty where there are none."""

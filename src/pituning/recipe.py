@@ -37,7 +37,7 @@ class PiResult:
     """One plain expert, and the reason for it.
 
     Attributes:
-        expert: the collapsed mixture, or the target's own expert where the mixture is not clearly better.
+        expert: the collapsed mixture, or the target's own expert where that is clearly better.
         kept: which of the two it is.
         own: the target's own expert; how it was trained is on its card.
         mixture: the collapsed mixture, kept or not.
@@ -59,9 +59,10 @@ class PiResult:
             examples; where those are few and leave it open, on the training examples too, with both trained
             anew on the others (the neighbours and the start stay). Empty where there are none; the mixture is
             then kept.
-        lead: of the mixture over the own expert there: the mixture is kept where that is more than its
-            standard error (and where answers are written freely, if their score is not lower: a loss can fall
-            while captions get worse). None where there is no neighbour, or nothing to validate on.
+        lead: of the mixture over the own expert there. The own expert is kept where that is below zero by
+            more than its standard error (or, where answers are written freely, where the mixture's score is
+            lower: a loss can fall while captions get worse). None where there is no neighbour, or nothing to
+            validate on.
     """
 
     task: str
@@ -125,13 +126,13 @@ def pi_tune(
     around, stage = Neighborhood.of(pool), _Stages(workdir, resume, progress)
 
     # 1. Expert: the target's own, from the pool's initialisation.
-    log.info("expert: training on %d examples of %s", len(target.train), task.name)
+    log.info("expert: the own one of %s", task.name)
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
     expert = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
     own = expert(target, training, **stage("expert"))
 
     # 2. Predict: the tasks of the pool that are most like it.
-    log.info("predict: looking for neighbours among %d experts", len(pool))
+    log.info("predict: embedding the task, and looking for neighbours")
     learnt = own
     if training.epochs and not own.card.recipe["best_epoch"]:  # untrained, it says nothing about its task
         learnt = expert(target, replace(training, epochs=1), untrained=False)
@@ -152,7 +153,7 @@ def pi_tune(
     before = mixture.collapse(rank=config.rank)
     tuned = tune(mixture, target, config.tuning, **stage("mixture"))
 
-    # 4. Collapse: one plain expert, unless the target's own is about as good.
+    # 4. Collapse: one plain expert, unless the target's own is clearly better.
     log.info("collapse: comparing the mixture with the task's own expert")
     after = mixture.collapse(rank=config.rank)
     verdict = mixing.verdict(after, names, begin, target, progress=progress)
@@ -160,7 +161,8 @@ def pi_tune(
     best = mixing.best_alone(names, target)
     neighbor = {"neighbor": mixing.alone(best)} if best else {}
     stages = {"expert": own, **neighbor, "init": before, "pi": kept}
-    log.info("collapse: scoring on %d test examples", len(task.test))
+    if task.test:
+        log.info("collapse: scoring on %d test examples", len(task.test))
     return PiResult(
         task=task.name,
         metric=task.metric,

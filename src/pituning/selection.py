@@ -74,8 +74,8 @@ class Lead:
 
         Example:
             >>> lead = Lead.of(Evaluation(0.0, each=(0.5, 0.7, 0.9)), Evaluation(0.0, each=(0.4, 0.5, 0.9)))
-            >>> round(lead.mean, 3), round(lead.error, 3), lead.clear
-            (0.1, 0.058, True)
+            >>> round(lead.mean, 3), round(lead.error, 3), lead.behind
+            (0.1, 0.058, False)
         """
         gains = [a - b for a, b in zip(one.each, other.each, strict=True)]
         if not all(map(math.isfinite, gains)):
@@ -90,12 +90,9 @@ class Lead:
         return abs(self.mean) > SURE * self.error
 
     @property
-    def clear(self) -> bool:
-        """Whether it is more than its standard error.
-
-        Breiman et al. (1984) choose trees by such a rule: the plainest within an error of the best.
-        """
-        return self.mean > self.error
+    def behind(self) -> bool:
+        """Whether it is less than nothing by more than its standard error."""
+        return self.mean < -self.error
 
 
 def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: int) -> dict[str, float]:

@@ -62,7 +62,7 @@ class Store:
             near = [pool.parent.name for pool in path.parent.glob(f"*/{MANIFEST}")]
             raise PoolError(
                 f"a pool is a folder with a {MANIFEST}",
-                f"{path} has none" if path.is_dir() else f"{path}, which does not exist",
+                f"{path} has none" if path.exists() else f"{path}, which does not exist",
                 f"{did_you_mean(path.name, near)}Check the path, or make one with `pituning pool build`.",
             )
         if read_facts(path)["format"] < FORMAT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from pituning.methods import METHOD_NAMES, peft_config
 from pituning.metrics import mean_iou
 from pituning.parts import BatchLosses
 from pituning.task import Example, Task
+
+log = logging.getLogger(__name__)
 
 # Rates at which small sets train well within ten epochs; methods with few parameters need larger ones.
 LEARNING_RATES = {"LORA": 1e-3, "PROMPT_TUNING": 3e-2, "PREFIX_TUNING": 1e-2, "IA3": 1e-2, "VERA": 1e-2}
@@ -117,6 +120,8 @@ def train_expert(
     used = task
     if config.max_examples is not None:
         used = replace(task, train=tuple(first_by_hash(task.train, config.max_examples)))
+    if config.epochs:
+        log.info("training on %d examples of %s", len(used.train), task.name)
     rate = config.learning_rate or LEARNING_RATES.get(method_of(adapter), OTHER_LEARNING_RATE)
     result = fit_module(
         backbone,

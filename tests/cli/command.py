@@ -21,7 +21,17 @@ from pituning.task import Example
 from pituning_command import main
 
 INSTALLED = Path(sys.executable).with_name("pituning")
-STAGES = ("training on ", "expert: ", "predict: ", "interpolate: ", "collapse: ", "pool: ")
+STAGES = (
+    "training on ",
+    "expert: ",
+    "predict: ",
+    "interpolate: ",
+    "collapse: ",
+    "report: ",
+    "pool: ",
+    "train ",
+    "tune ",
+)
 SHORT = ("--epochs", "2", "--batch-size", "8")
 
 

@@ -145,8 +145,8 @@ def test_neither_test_labels_nor_undrawn_validation_examples_choose_anything(
     assert first.scores != second.scores
 
 
-@pytest.mark.parametrize("errors", [0.9, 1.1, -1.1])
-def test_the_mixture_is_kept_only_where_its_lead_is_more_than_an_error(
+@pytest.mark.parametrize("errors", [0.9, -0.9, -1.1])
+def test_the_own_expert_is_kept_where_the_mixture_is_behind_by_more_than_an_error(
     errors: float, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spread = torch.tensor([-1.0, 0.0, 1.0, 2.0, -2.0])
@@ -159,7 +159,7 @@ def test_the_mixture_is_kept_only_where_its_lead_is_more_than_an_error(
 
     monkeypatch.setattr(mixing_module, "validated", found)
     result = pi_tune(backbone, target, pool, replace(CONFIG, start="uniform"))
-    assert result.kept == ("mixture" if errors > 1 else "expert")
+    assert result.kept == ("expert" if errors < -1 else "mixture")
     assert same_tensors(result.expert, result.mixture) == (result.kept == "mixture")
 
 
@@ -194,6 +194,26 @@ def test_the_mixture_starts_where_it_validates_best(
     assert (equal.start, set(equal.weights.values())) == ("", {0.25})
 
 
+def test_of_starts_that_both_trials_leave_level_the_best_as_it_is_is_taken(
+    backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Expert] = []
+
+    def found(_: Backbone, __: Task, experts: Mapping[str, Expert], **___: Any) -> dict[str, Evaluation]:
+        seen.extend(expert for name, expert in experts.items() if name == "")
+        return only("text2")(None, None, experts)
+
+    monkeypatch.setattr(Mixing, "tried", lambda *_: Evaluation(0.0, each=(0.0,)))
+    monkeypatch.setattr(mixing_module, "validated", found)
+    result = pi_tune(backbone, target, pool, replace(CONFIG, k=3, tune=TuneConfig(epochs=0)))
+    assert result.start == "text2"
+    assert len(seen) == 1  # equal weights as they are hold an own expert that has seen no example
+    trained = pi_tune(
+        backbone, target, pool, replace(CONFIG, k=3, tune=TuneConfig(epochs=0), start="uniform")
+    )
+    assert not same_tensors(seen[0], trained.mixture)
+
+
 @pytest.mark.parametrize(
     ("begin", "expected"), [("n0", "n0 n1"), ("n1", "n0 n1"), ("n3", "n0 n3"), ("", "n0 n1")]
 )
@@ -221,7 +241,7 @@ def test_of_those_beyond_the_nearest_the_ones_that_do_best_as_they_are_are_tried
     experts = {name: pool.get(name) for name in pool}
     mixing = Mixing(backbone, pool.get("text0").renamed("own"), experts, replace(CONFIG, k=1))
     near = [Neighbor(name, 0.5) for name in ("text0", "text1", "text2")]
-    assert list(mixing.shortlist(near, target, mixing)) == ["", "text0", "text2"]
+    assert mixing.shortlist(near, target) == ["text0", "text2"]
     assert seen == [min(glance, len(target.validation) + len(target.train))]
 
 
@@ -388,10 +408,10 @@ def test_answers_are_judged_by_the_loss_and_boxes_by_how_they_overlap() -> None:
 
 def test_a_loss_that_is_not_finite_has_no_lead() -> None:
     right, wrong = Evaluation(-1.0, each=(-1.0, -1.0)), Evaluation(float("nan"), each=(float("nan"), -0.1))
-    assert Lead.of(right, wrong).clear
-    assert not Lead.of(wrong, right).clear
-    assert not Lead.of(right, right).clear
-    assert Lead.of(right, Evaluation(-2.0, each=(-2.0, -2.0))).clear
+    assert not Lead.of(right, wrong).behind
+    assert Lead.of(wrong, right).behind
+    assert not Lead.of(right, right).behind
+    assert Lead.of(Evaluation(-2.0, each=(-2.0, -2.0)), right).behind
 
 
 def test_a_mixture_that_writes_worse_is_not_kept_for_its_loss(target: Task) -> None:
@@ -421,7 +441,7 @@ def test_the_score_of_free_answers_is_taken_where_it_decides(
 
 def test_a_single_example_tells_nothing() -> None:
     lead = Lead.of(Evaluation(-1.0, each=(-1.0,)), Evaluation(-2.0, each=(-2.0,)))
-    assert (lead.mean, lead.examples, lead.clear, lead.sure) == (1.0, 1, False, False)
+    assert (lead.mean, lead.examples, lead.behind, lead.sure) == (1.0, 1, False, False)
 
 
 def test_training_and_validation_change_places_only_where_they_are_about_as_many(target: Task) -> None:

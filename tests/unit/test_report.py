@@ -107,7 +107,7 @@ def test_pools_of_every_size(tasks: int) -> None:
 def test_weights_that_tuning_left_as_they_began_are_told_once() -> None:
     same = {layer: {"a": 0.25, "b": 0.75} for layer in ("layer.0", "layer.1")}
     page = report_page(Report(title="t", target="a", weights=same))
-    assert "All 2 modules have these weights" in page
+    assert "All 2 modules have the same weights" in page
     assert page.count("0.750") == 1
     assert "layer.0" not in page
     page = report_page(Report(title="t", target="a", weights={**same, "layer.1": {"a": 0.5, "b": 0.5}}))

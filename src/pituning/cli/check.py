@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +27,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Look at everything; the exit code is 2 if there are faults."""
     path = Path(options.path)
-    kind, faults, told = _inspect(path)
-    document = {"path": str(path), "kind": kind, "faults": faults}
-    return document, "\n".join(faults) or f"{path}: {kind} without faults{told}"
+    kind, faults, understood = _inspect(path)
+    document = {"path": str(path), "kind": kind, "faults": faults} | understood
+    lines = faults or [f"{path}: {kind} without faults"]
+    return document, "\n".join([*lines, *(_told(understood) if understood else [])])
 
 
-def _inspect(path: Path) -> tuple[str, list[str], str]:
+def _inspect(path: Path) -> tuple[str, list[str], dict[str, Any]]:
     """What it is, its faults, and how a task was understood, where its user may see another mistake."""
     if not path.exists():
         raise ConfigError("what is checked must exist", str(path), "Name a task, a pool or an expert folder.")
     kind = _kind(path)
     try:
         if kind == "pool":
-            return kind, Pool(path).verify(), ""
+            return kind, Pool(path).verify(), {}
         if kind == "task":
             task = task_named(str(path))
-            return kind, [str(fault) for fault in task.check()], _told(task)
+            return kind, [str(fault) for fault in task.check()], _understood(task)
         Expert.load(path)
     except PituningError as error:
-        return kind, [str(error)], ""
-    return kind, [], ""
+        return kind, [str(error)], {}
+    return kind, [], {}
 
 
-def _told(task: Task) -> str:
+def _understood(task: Task) -> dict[str, Any]:
+    answers = Counter(
+        task.candidates[task.answer_index(example)] for example in task.train if task.candidates
+    )
     splits = {"training": task.train, "validation": task.validation, "test": task.test}
-    sizes = ", ".join(f"{len(examples) or 'no'} {split}" for split, examples in splits.items())
-    lines = ["", f"{task.kind} of {task.modality}, scored by {task.metric}; {sizes} examples"]
-    if task.candidates:
-        counts = Counter(example.label for example in task.train)
-        rare = sorted(task.candidates, key=lambda label: counts[label])
-        lines.append("labels, the rarest first: " + listed([f"{label} ({counts[label]})" for label in rare]))
-    return "\n".join(lines)
+    return {
+        "task": {"kind": task.kind, "modality": task.modality, "metric": task.metric},
+        "examples": {split: len(examples) for split, examples in splits.items()},
+        "labels": {label: answers[label] for label in sorted(task.candidates, key=lambda one: answers[one])},
+    }
+
+
+def _told(understood: Mapping[str, Any]) -> list[str]:
+    sizes = ", ".join(f"{count or 'no'} {split}" for split, count in understood["examples"].items())
+    lines = ["{kind} of {modality}, scored by {metric}".format(**understood["task"]) + f"; {sizes} examples"]
+    labels = [f"{label} ({count})" for label, count in understood["labels"].items()]
+    return [*lines, *([f"labels, the rarest first: {listed(labels)}"] if labels else [])]
 
 
 def _kind(path: Path) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from pituning.captions import JAVA, require_java
+from pituning.card import UNKNOWN
 from pituning.cli.embed import backbone_of
 from pituning.cli.tasks import task_named
 from pituning.expert import Expert, attach_expert
@@ -42,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Predict once, score by every metric."""
     task, expert = task_named(options.task), Expert.load(options.expert)
-    if expert.card.task != task.name and not expert.card.backbone.startswith("?"):
+    if expert.card.task != task.name and expert.card.data != UNKNOWN:
         log.warning("expert %r is of task %s; it is scored on %s", expert.name, expert.card.task, task.name)
     examples = task.split(options.split)
     measured = by_metric(task, options.metric)

@@ -86,7 +86,8 @@ def _sound(names: Sequence[str]) -> list[Task]:
             require_pictures(task)
             tasks.append(task)
         except PituningError as fault:
-            faults.append(TaskError(fault.must, f"{name}: {fault.given}", fault.fix))
+            given = fault.given if name in fault.given else f"{name}: {fault.given}"
+            faults.append(TaskError(fault.must, given, fault.fix))
     TaskError.collect(faults)
     return tasks
 

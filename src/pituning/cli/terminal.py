@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.console import Console
 from rich.table import Table
@@ -31,8 +32,9 @@ class _Stderr(logging.Handler):
     """A line each, above the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
-        sys.stderr.flush()
+        with suppress(OSError):  # a run does not end because nobody reads how far it is
+            tqdm.write(self.format(record), file=sys.stderr)
+            sys.stderr.flush()
 
 
 def tell_progress() -> None:

@@ -155,10 +155,10 @@ def as_text(result: PiResult, out: Path) -> str:
         scores = [(titles[name], f"{value:.4f}") for name, value in result.scores.items()]
         parts.append(table(f"{result.metric} on the test split", ("adapter", result.metric), scores))
     parts += told_worse(result)
-    if not result.validation:
+    if not result.validation and result.kept == "mixture":
         parts.append("There was nothing to validate on: the mixture was kept unchecked.")
     if result.kept == "expert":
-        why = "The mixture is not clearly better" if similar else "The pool has no expert to mix with"
+        why = "It validates better than the mixture" if similar else "The pool has no expert to mix with"
         parts.append(f"{why}: the task's own expert was kept.")
     if result.lead:
         parts.append(f"decided by validation: {told_lead(result)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping, Sequence
 
 from PIL import Image
@@ -19,8 +20,10 @@ from pituning.seed import isolated_seed
 from pituning.task import Task
 from pituning.train import evaluate
 
+log = logging.getLogger(__name__)
+
 SHOWN = 6  # test examples
-MEASURED = 32  # test examples, in the plane between three experts
+MEASURED = 32  # test examples, in the plane between three experts; fewer of many candidates
 LETTERS = 600  # of a text, at most
 PIXELS = (160, 320)  # of a picture's longer side: enlarged to the first at least, reduced to the second
 JUDGED = {"exact_match", "acc@iou0.5", "vqa_accuracy"}  # metrics that judge a single free-form answer
@@ -75,17 +78,20 @@ def _told_start(result: PiResult) -> str:
 
 
 def plane_between(backbone: Backbone, task: Task, pool: Pool, result: PiResult) -> Plane | None:
-    """The loss of mixtures of the task's own expert, the most and the least alike that it can be mixed with.
+    """The loss of mixtures of the task's own expert, and the most and the least alike of other tasks.
 
-    None where the pool has fewer than two of those, or the task no test split.
+    None where there are fewer than two of those, or the task has no test split.
     """
-    alike = result.similarity[result.own.name]
-    others = sorted(alike.keys() - {result.own.name}, key=lambda name: (-alike[name], name))
-    examples = tuple(first_by_hash(task.test, MEASURED))
+    own, alike = result.own, result.similarity[result.own.name]
+    names = sorted(alike.keys() - {own.name}, key=lambda name: (-alike[name], name))
+    others = [expert for expert in map(pool.get, names) if expert.card.task != result.task]
+    others = [expert for expert in others if expert.card.source != own.card.source]
+    examples = tuple(first_by_hash(task.test, MEASURED // (1 + len(task.candidates) // MEASURED)))
     if len(others) < 2 or not examples:
         return None
-    corners = (result.own.name, others[0], others[-1])
-    experts = [result.own, *(pool.get(name) for name in corners[1:])]
+    log.info("report: the loss between %s, %s and %s", own.name, others[0].name, others[-1].name)
+    experts = [own, others[0], others[-1]]
+    corners = (own.name, others[0].name, others[-1].name)
     mixture = Mixture(backbone, experts, space=result.space, target=result.own.name)
     points = []
     for weights in grid():
@@ -152,7 +158,7 @@ def _summary(result: PiResult) -> list[str]:
     """What was mixed, and what was kept."""
     told = ", ".join(f"{n.name} ({n.similarity:.3f})" for n in result.neighbors)
     mixed = f"Mixed with the task's own expert: {told}." if told else "The pool had no expert to mix with."
-    if not result.validation:
+    if not result.validation and result.kept == "mixture":
         unchecked = "There was nothing to validate on: the mixture was kept unchecked."
         return [mixed, unchecked, *told_worse(result)]
     kept = "The mixture was kept" if result.kept == "mixture" else "The task's own expert was kept"

@@ -146,10 +146,7 @@ def _weights(report: Report, _: Clusters) -> str:
     groups = list(report.weights.items())
     told = "Each module's weights add up to 1. The result is the sum of the experts with these weights."
     if len(groups) > 1 and all(weights == groups[0][1] for _, weights in groups):
-        told = (
-            f"All {len(groups)} modules have these weights, with which the mixture began: no epoch of tuning "
-            "validated better. The result is the sum of the experts with these weights."
-        )
+        told = f"All {len(groups)} modules have the same weights; the result is their sum of the experts."
         groups = []
     rows = "".join(
         f'<tr{" class=kept" if weights is mean else ""}><th scope="row">{escape(group) or "all"}</th>'
@@ -173,9 +170,9 @@ def _plane(report: Report, _: Clusters) -> str:
     own, near, far = map(escape, report.plane.corners)
     return (
         f"<p>The loss, in nats, of mixtures of three experts: the task's own ({own}), the most alike of the "
-        f"pool ({near}) and the least alike ({far}), before any tuning. An edge is the straight path of two. "
-        "Where experts lie in one valley, a mixture is as good as its corners; between strangers there is a "
-        "ridge. On the first test examples by hash; nothing was chosen by it.</p>"
+        f"others drawn below ({near}) and the least alike of those ({far}), before any tuning. An edge is "
+        "the straight path of two. Where experts lie in one valley, a mixture is as good as its corners; "
+        "between strangers is a ridge. On the first test examples by hash; nothing was chosen by it.</p>"
         + _scrolling(plane_figure(report.plane), "Between experts")
     )
 
@@ -196,8 +193,9 @@ def _curves(report: Report, _: Clusters) -> str:
     if drawn:
         figures.append(f"<figure><figcaption>Validation overlap of the boxes</figcaption>{drawn}</figure>")
     told = (
-        "<p>The loss is minus the logarithm of the probability of the right answer, in nats (natural "
-        "logarithm). Epoch 0 is the state before training, and of all the best on validation is kept.</p>"
+        "<p>The loss is minus the natural logarithm of the right answer's probability, in nats; on "
+        "validation, among labels, at the temperature that suits best. What validates best is kept, maybe "
+        "the state before training.</p>"
     )
     return f'{told}<div class="charts">{"".join(figures)}</div>' if figures else ""
 
