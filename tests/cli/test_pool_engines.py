@@ -126,6 +126,14 @@ def test_mistakes_leave_no_pool(mistake: str, world: World, tmp_path: Path) -> N
     assert (answer.code, said in answer.err, list(tmp_path.iterdir())) == (2, True, []), answer
 
 
+def test_a_pool_is_built_of_the_method_that_is_named(world: World, tmp_path: Path) -> None:
+    (tmp_path / "short.yaml").write_text("train: {epochs: 1}")
+    fixed = ("--backbone", world.backbone, "--recipe", tmp_path / "short.yaml", "--method", "ia3", "--json")
+    answer = call("pool", "build", tmp_path / "new", world.task(), *fixed)
+    assert answer.code == 0, answer
+    assert Pool(tmp_path / "new").get(answer.document["built"][0]).method == "IA3"
+
+
 def test_without_ray_the_extra_is_named(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

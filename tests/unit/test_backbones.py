@@ -330,6 +330,15 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
         load_backbone(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "meant"), [("minlm", "minilm"), ("ofamini", "ofa-mini")])
+def test_the_hub_is_not_asked_for_a_slip_in_a_name_of_ours(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda _: pytest.fail("asked"))
+    with pytest.raises(BackboneError, match=f"Did you mean '{meant}'"):
+        load_backbone(name)
+
+
 @pytest.mark.parametrize(
     ("kind", "part"),
     [

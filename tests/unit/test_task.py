@@ -1,4 +1,5 @@
 import io
+import json
 import pickle
 import random
 from collections import Counter
@@ -307,3 +308,25 @@ def test_an_image_that_cannot_be_decoded_is_refused(image):
 def test_a_box_that_is_not_in_fractions_is_refused(box):
     with pytest.raises(TaskError, match="as fractions"):
         Example(bbox=box)
+
+
+@pytest.mark.parametrize("key", ["lables", "label", "promt", "Metric", "nname", "kinnd", "metirc"])
+def test_a_slip_in_a_key_is_found(key, tmp_path):
+    (tmp_path / "task.json").write_text(json.dumps({key: "x"}))
+    with pytest.raises(TaskError, match=f"key '{key}'.*Did you mean"):
+        load_task(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["n_labels", "encoding", "label2", "licence", "mean", "names_of_annotators"])
+def test_a_key_of_ones_own_is_left_alone(key, tmp_path):
+    (tmp_path / "task.json").write_text(json.dumps({key: "x"}))
+    (tmp_path / "train.csv").write_text("text_a,label\nit,a\nthat,b\n")
+    assert len(load_task(tmp_path).train) == 2
+
+
+def test_faults_of_all_files_are_told_at_once(tmp_path):
+    (tmp_path / "task.json").write_text("{}")
+    (tmp_path / "train.csv").write_text("text,label\nit,a\n")
+    (tmp_path / "test.csv").write_text("text_a,label\n")
+    with pytest.raises(TaskError, match=r"train.csv must have a column.*test.csv with 0 rows"):
+        load_task(tmp_path)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune
 from pituning.backbones import Backbone
+from pituning.cli.tune import as_text
 from pituning.cli.tune_report import LETTERS, MEASURED, SHOWN, shown, tune_report
 from pituning.example import Example, first_by_hash
 from pituning.expert import attach_expert
@@ -125,6 +126,17 @@ def test_the_page_holds_the_result(
     assert ("data:image/png" in report_page(report)) == (task.modality == "image")
     again = tune_report(backbone, task, pool, result, ["pituning tune"])
     assert report_page(again) == report_page(report)
+
+
+def test_a_result_that_is_worse_than_the_bare_backbone_is_told(
+    tuned: Callable[[str], tuple[Backbone, Task, Pool, PiResult]],
+) -> None:
+    *_, result = tuned("t5")
+    told = "the backbone alone scores higher than the adapter that was saved"
+    for pi, expected in ((0.3, True), (0.5, False)):
+        scored = replace(result, scores={**result.scores, "base": 0.5, "pi": pi})
+        assert (told in as_text(scored, Path("out"))) is expected
+    assert told not in as_text(replace(result, scores={}), Path("out"))
 
 
 def test_without_test_data_or_neighbours_there_is_still_a_page(

