@@ -126,7 +126,7 @@ def pi_tune(
     around, stage = Neighborhood.of(pool), _Stages(workdir, resume, progress)
 
     # 1. Expert: the target's own, from the pool's initialisation.
-    log.info("expert: the own one of %s", task.name)
+    log.info("expert: training the task's own")
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
     expert = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
     own = expert(target, training, **stage("expert"))

@@ -22,6 +22,7 @@ from pituning_command import main
 
 INSTALLED = Path(sys.executable).with_name("pituning")
 STAGES = (
+    "demo: ",
     "training on ",
     "expert: ",
     "predict: ",

@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     somewhere = Path(tempfile.gettempdir()) / f"pituning-{secrets.token_hex(4)}" / options.target
     out = Path(options.out) if options.out else somewhere
     with _appearing(out) as scratch:
+        log.info("demo: drawing %s, and loading ofa-mini and its pool", options.target)
         backbone, task, pool = load_backbone("ofa-mini"), mini_task(options.target), Pool(MINI20)
         size = sum(p.numel() for p in backbone.model.parameters()) / 1e6
         log.info("pool: experts of the other %d tasks of mini20, on ofa-mini (%.1f M)", len(pool) - 1, size)
