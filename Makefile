@@ -24,11 +24,14 @@ check: setup  ## formatting, lint, types, import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# One thread a process, and a process a core: two threads of torch on two busy cores wait more than they work.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
 fast: setup  ## the fast tests
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test: setup  ## all tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 bench: setup  ## speed and memory, as ratios measured side by side
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt opacus

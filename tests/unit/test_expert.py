@@ -165,7 +165,7 @@ def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "adapter_config.json").unlink()
     with pytest.raises(ExpertError, match=r"holds adapter_config\.json"):
         Expert.load(folder)
-    with pytest.raises(ExpertError, match="no such file"):
+    with pytest.raises(ExpertError, match="an existing folder"):
         Expert.load(tmp_path / "nowhere")
 
 
