@@ -12,7 +12,7 @@ from pituning.backbones import Backbone
 from pituning.example import Example, first_by_hash
 from pituning.expert import attach_expert
 from pituning.interpolate import Mixture
-from pituning.metrics import parse_box
+from pituning.metrics import format_box, parse_box
 from pituning.pool import Pool
 from pituning.recipe import PiResult
 from pituning.report import Answer, ExampleShown, Plane, Point, Report, grid
@@ -125,7 +125,9 @@ def shown(task: Task, example: Example, said: Mapping[str, str]) -> ExampleShown
     answers = [Answer(who="gold", text=gold, box=example.bbox if boxes else None)]
     for who, text in said.items():
         right = _right(task, example, text, gold)
-        answers.append(Answer(who=who, text=text, right=right, box=parse_box(text) if boxes else None))
+        box = parse_box(text) if boxes else None
+        told = format_box(box) if box and any(box) else text  # as the gold one is written, in integers
+        answers.append(Answer(who=who, text=told, right=right, box=box))
     text = task.text(example)
     return ExampleShown(
         text=text if len(text) <= LETTERS else f"{text[:LETTERS]} …",

@@ -146,7 +146,10 @@ def _weights(report: Report, _: Clusters) -> str:
     groups = list(report.weights.items())
     told = "Each module's weights add up to 1. The result is the sum of the experts with these weights."
     if len(groups) > 1 and all(weights == groups[0][1] for _, weights in groups):
-        told = f"All {len(groups)} modules have the same weights; the result is their sum of the experts."
+        told = (
+            f"All {len(groups)} modules have the same weights. "
+            "The result is the sum of the experts with these weights."
+        )
         groups = []
     rows = "".join(
         f'<tr{" class=kept" if weights is mean else ""}><th scope="row">{escape(group) or "all"}</th>'
