@@ -57,21 +57,17 @@ def load_backbone(
 
     carried = CARRIED.get(str(name_or_path))
     path = carried() if carried else name_or_path
+    must = "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'"
     near = did_you_mean(str(path), CARRIED, cutoff=0.8)
     if near and not Path(path).exists():
-        must = "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'"
         raise BackboneError(must, repr(str(path)), f"{near}Check the name.")
     if _is_missing_folder(str(path)):
-        raise BackboneError(
-            "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'",
-            f"{str(path)!r}, a folder that does not exist",
-            "Check the path.",
-        )
+        raise BackboneError(must, f"{str(path)!r}, a folder that does not exist", "Check the path.")
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(
-            "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'",
+            must,
             f"{str(name_or_path)!r} ({str(error).splitlines()[0]})",
             "Check the path or name; without a network the Hub's models must be on disk.",
         ) from error
