@@ -3,6 +3,7 @@
     python benchmarks/suites.py mini20 pool       # an expert and an embedding for each task, from all data
                                                   # (the package carries them; `full` and `tune` take those)
     python benchmarks/suites.py mini20 full       # each expert on its own test split
+    python benchmarks/suites.py mini20 untrained  # each expert, as it is, on the test splits of the others
     python benchmarks/suites.py mini20 tune       # each target and seed
     python benchmarks/report.py                   # REPORT.md from all results
 
@@ -29,6 +30,7 @@ from pituning.example import first_by_hash
 from pituning.expert import attach_expert
 from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
+from pituning.selection import tested
 from pituning.task import Task, load_task
 from pituning.train import TrainConfig, score
 from pituning.weights import MINI20
@@ -74,6 +76,18 @@ def full(backbone: Backbone, pool: Pool, task: Task, results: Path) -> None:
     print(task.name, task.metric, round(found, 3), expert.card.recipe["best_epoch"], flush=True)
 
 
+def untrained(backbone: Backbone, pool: Pool, task: Task, results: Path) -> None:
+    """The bare backbone, and the experts of all other tasks, on this one: what choosing can reach at most."""
+    file = results / f"{task.name}-untrained.json"
+    if file.exists():
+        return
+    others = {name: pool.get(name) for name in pool if name != task.name}
+    found = tested(backbone, task, others, pool.init_seed)
+    write(file, {"task": task.name, "metric": task.metric, "untrained": found, **provenance()})
+    best = max(found, key=lambda name: found[name])
+    print(task.name, task.metric, round(found["base"], 3), best, round(found[best], 3), flush=True)
+
+
 def tune(
     backbone: Backbone, pool: Pool, task: Task, recipe: Recipe, seed: int, options: argparse.Namespace
 ) -> None:
@@ -92,7 +106,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("suite", choices=list(SUITES))
-    parser.add_argument("stage", choices=["pool", "full", "tune"])
+    parser.add_argument("stage", choices=["pool", "full", "untrained", "tune"])
     parser.add_argument("--backbone", default="ofa-mini")
     parser.add_argument("--recipe", default="ofa-mini", help="of the targets")
     parser.add_argument("--pool-recipe", default="mini20", help="of the pool's experts")
@@ -116,9 +130,10 @@ def main() -> None:
             config = TrainConfig(**read_recipe(options.pool_recipe).train)
             build_pool(pool, backbone, [makers[name]()], config)
             print(name, pool.get(name).card.scores, flush=True)
-    elif options.stage == "full":
+    elif options.stage in ("full", "untrained"):
+        stage = full if options.stage == "full" else untrained
         for name in options.only or makers:
-            full(backbone, pool, makers[name](), options.results)
+            stage(backbone, pool, makers[name](), options.results)
     else:
         for seed in options.seeds:
             for name in options.only or makers:

@@ -7,37 +7,35 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pituning.distributed import (
-    from_first,
-    is_first,
-    processes,
-    require_same,
-    spread,
-    sum_gradients,
+from pituning.checkpoint import (
+    CHECKPOINT,
+    TrainingState,
+    apply_checkpoint,
+    read_checkpoint,
+    restore,
+    save_checkpoint,
+    trainable,
 )
+from pituning.distributed import from_first, is_first, processes, require_same, spread, sum_gradients
 from pituning.errors import ConfigError, TrainingError
+from pituning.evaluation import Evaluation
 from pituning.parts import BatchLosses
-from pituning.seed import isolated_seed, random_state, restore_random_state
+from pituning.seed import isolated_seed
 from pituning.task import Example
 
 log = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.safetensors"
 
 # Steps of an epoch at least: so that epochs and patience mean much the same for 32 examples as for 30,000.
 EPOCH_STEPS = 10
@@ -118,56 +116,6 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A validation result; `merit` decides between two.
-
-    The score only informs: on a few dozen examples it moves in steps of several points.
-
-    Attributes:
-        negative_loss: minus the mean loss, in nats; among candidates, see `train.calibrated_losses`.
-        score: by the task's metric; None where free-form answers would have to be generated.
-        overlap: where boxes are drawn, their mean IoU with the right ones; else None.
-        each: what decides, one number an example: minus the loss, or the IoU. Empty in what was read from a
-            checkpoint.
-    """
-
-    negative_loss: float
-    score: float | None = None
-    overlap: float | None = None
-    each: tuple[float, ...] = field(default=(), compare=False, repr=False)
-
-    @property
-    def merit(self) -> tuple[float, float]:
-        """The greater is the better: the overlap of boxes, then the loss; a loss that is not finite is worst.
-
-        A box can be nearly right, which the loss, that asks for the very numbers, does not see.
-        """
-        return (self.overlap or 0.0, self.negative_loss if math.isfinite(self.negative_loss) else -math.inf)
-
-
-def pooled(found: Sequence[Evaluation]) -> Evaluation:
-    """Of validation results on different examples, the one on all of them; the mean of the scores.
-
-    Example:
-        >>> pooled([Evaluation(-1.0, each=(-1.0,)), Evaluation(-2.0, each=(-1.5, -2.5))]).negative_loss
-        -1.6666666666666667
-    """
-    counts = [len(one.each) for one in found]
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(count * value for count, value in zip(counts, values, strict=True)) / sum(counts)
-
-    scores = [one.score for one in found if one.score is not None]
-    overlaps = [one.overlap for one in found if one.overlap is not None]
-    return Evaluation(
-        mean([one.negative_loss for one in found]),
-        score=mean(scores) if len(scores) == len(found) else None,
-        overlap=mean(overlaps) if len(overlaps) == len(found) else None,
-        each=tuple(value for one in found for value in one.each),
-    )
-
-
-@dataclass(frozen=True)
 class FitResult:
     """What training did; the module holds the best state.
 
@@ -181,17 +129,6 @@ class FitResult:
     history: list[dict[str, int | float]]
     best_epoch: int
     best: Evaluation | None
-
-
-@dataclass
-class _State:
-    """Everything an interrupted run needs to go on as if nothing had happened."""
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best: Evaluation | None = None
-    history: list[dict[str, int | float]] = field(default_factory=list)
-    best_tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
 def fit(
@@ -239,55 +176,69 @@ def fit(
     steps = max(EPOCH_STEPS, math.ceil(len(examples) / config.batch_size))
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
-    state, file, told = _State(), workdir / CHECKPOINT if workdir else None, time.monotonic()
+    state, file = TrainingState(), workdir / CHECKPOINT if workdir else None
+    watch = _Watch(title, progress and is_first(), steps, config.epochs)
     require_same(f"{key}{file is None}{evaluate is None}{len(examples)}")
     spread(parameter for group in groups for parameter in group["params"])
     with isolated_seed(config.seed):
-        stored = from_first(lambda: _read(file, key) if file and resume and file.exists() else None)
+        stored = from_first(lambda: read_checkpoint(file, key) if file and resume and file.exists() else None)
         if stored:
-            state = _apply(*stored, module, optimizer)
+            state = apply_checkpoint(*stored, module, optimizer)
         else:
             state.best = from_first(evaluate) if evaluate and (untrained or not config.epochs) else None
-            state.best_tensors = _trainable(module)
+            state.best_tensors = trainable(module)
             if file:  # a folder that cannot be written is found before anything is trained
-                from_first(partial(_save, file, module, optimizer, state, key))
+                from_first(partial(save_checkpoint, file, module, optimizer, state, key))
         try:
             for epoch in range(state.epoch, config.epochs):
                 stale = epoch - state.best_epoch
                 if evaluate and config.patience and stale >= config.patience:
                     break
                 order = _shuffled(examples, config.batch_size, config.seed * 1_000_003 + epoch)
-                hidden = not (progress and is_first())
-                batches = tqdm(islice(order, steps), disable=hidden, total=steps, leave=False)
-                batches.set_description(f"{title} {epoch + 1}")
                 total, seen = 0.0, 0
-                for step, batch in enumerate(batches, epoch * steps):
+                for step, batch in enumerate(watch.over(islice(order, steps), epoch), epoch * steps):
                     scale = _schedule(step, steps * config.epochs, config.warmup)
                     for group, rate in zip(optimizer.param_groups, rates, strict=True):
                         group["lr"] = rate * scale
                     total += _step(module, optimizer, nll, batch, config, state, step)
                     seen += len(batch)
-                    if hidden and time.monotonic() - told > SILENCE:
-                        told, done = time.monotonic(), f"step {step % steps + 1} of {steps}"
-                        log.info("%s: epoch %d of %d at most, %s", title, epoch + 1, config.epochs, done)
                 state.epoch = epoch + 1
                 entry: dict[str, int | float] = {"epoch": epoch + 1, "loss": total / max(seen, 1)}
                 found = from_first(evaluate) if evaluate else None
                 if found is not None:
+                    also = {"score": found.score, "overlap": found.overlap}
                     entry["validation_loss"] = -found.negative_loss
-                    if found.score is not None:
-                        entry["score"] = found.score
-                    if found.overlap is not None:
-                        entry["overlap"] = found.overlap
+                    entry |= {name: value for name, value in also.items() if value is not None}
                 state.history.append(entry)
                 if found is None or state.best is None or found.merit > state.best.merit:
                     state.best, state.best_epoch = found, epoch + 1
-                    state.best_tensors = _trainable(module)
+                    state.best_tensors = trainable(module)
                 if file:
-                    from_first(partial(_save, file, module, optimizer, state, key))
+                    from_first(partial(save_checkpoint, file, module, optimizer, state, key))
         finally:  # also where training stops early: a loss that is not finite, a full disk, Ctrl-C
-            _restore(module, state.best_tensors)
+            restore(module, state.best_tensors)
     return FitResult(state.history, state.best_epoch, state.best)
+
+
+@dataclass
+class _Watch:
+    """How far a run is: a bar, or a line logged each `SILENCE` seconds where none is shown."""
+
+    title: str
+    shown: bool
+    steps: int
+    epochs: int
+    told: float = field(default_factory=time.monotonic)
+
+    def over(self, batches: Iterator[list[Example]], epoch: int) -> Iterator[list[Example]]:
+        """The batches of an epoch."""
+        bar = tqdm(batches, disable=not self.shown, total=self.steps, leave=False)
+        bar.set_description(f"{self.title} {epoch + 1}")
+        for step, batch in enumerate(bar, 1):
+            yield batch
+            if not self.shown and time.monotonic() - self.told > SILENCE:
+                self.told, epochs = time.monotonic(), f"epoch {epoch + 1} of {self.epochs} at most"
+                log.info("%s: %s, step %d of %d", self.title, epochs, step, self.steps)
 
 
 def _step(
@@ -296,7 +247,7 @@ def _step(
     nll: Callable[[list[Example]], Tensor],
     batch: list[Example],
     config: FitConfig,
-    state: _State,
+    state: TrainingState,
     step: int,
 ) -> float:
     """One update; the summed loss of the batch."""
@@ -334,7 +285,7 @@ def _step(
     return total
 
 
-def _require_finite(what: str, value: Tensor, step: int, state: _State) -> None:
+def _require_finite(what: str, value: Tensor, step: int, state: TrainingState) -> None:
     if not bool(torch.isfinite(value)):
         raise TrainingError(
             f"the {what} must stay finite",
@@ -363,89 +314,3 @@ def _shuffled(examples: Sequence[Example], size: int, seed: int) -> Iterator[lis
         order = torch.randperm(len(examples), generator=generator).tolist()
         for start in range(0, len(order), size):
             yield [examples[row] for row in order[start : start + size]]
-
-
-def _trainable(module: nn.Module) -> dict[str, Tensor]:
-    return {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
-
-
-def _restore(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name in tensors:
-                parameter.copy_(tensors[name])
-
-
-def _save(file: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: _State, key: str) -> None:
-    """Write the checkpoint beside the old one and swap them, so that a kill leaves one of the two whole."""
-    tensors = {f"now.{name}": tensor for name, tensor in _trainable(module).items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in state.best_tensors.items()}
-    tensors |= {
-        f"random.{name}": value for name, value in random_state(next(module.parameters()).device).items()
-    }
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": value.clone() for name, value in moments.items()}
-    facts = {
-        "key": key,
-        "epoch": state.epoch,
-        "best_epoch": state.best_epoch,
-        "best": None if state.best is None else asdict(replace(state.best, each=())),
-        "history": state.history,
-    }
-    scratch = file.with_suffix(".new")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(save(tensors, metadata={"state": json.dumps(facts)}))
-        os.replace(scratch, file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise TrainingError(
-            f"{file.parent} must be writable and have room for checkpoints",
-            f"{error.strerror or error} after epoch {state.epoch}; the best state so far was kept",
-            "Free space or choose another folder, then resume.",
-        ) from error
-
-
-def _read(file: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The facts and the tensors of a checkpoint."""
-    try:
-        with safe_open(file, framework="pt") as stored:
-            facts = json.loads(stored.metadata()["state"])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise TrainingError(
-            "a checkpoint is a whole safetensors file", f"{file} ({error})", "Delete it and start again."
-        ) from error
-    if facts["key"] != key:
-        raise TrainingError(
-            "a run resumes with the data, model and options it was started with",
-            f"{file} is of another run",
-            "Give the same options, or leave --resume out to start again.",
-        )
-    return facts, tensors
-
-
-def _apply(
-    facts: dict[str, Any], tensors: dict[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer
-) -> _State:
-    """Go back to a checkpoint's state."""
-    _restore(module, under("now.", tensors))
-    packed = optimizer.state_dict()
-    for name, value in under("adam.", tensors).items():
-        index, _, moment = name.partition(".")
-        packed["state"].setdefault(int(index), {})[moment] = value
-    optimizer.load_state_dict(packed)
-    restore_random_state(under("random.", tensors), next(module.parameters()).device)
-    return _State(
-        epoch=facts["epoch"],
-        best_epoch=facts["best_epoch"],
-        best=None if facts["best"] is None else Evaluation(**facts["best"]),
-        history=facts["history"],
-        best_tensors=under("best.", tensors),
-    )
-
-
-def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -13,9 +13,9 @@ from typing import Literal, get_args
 from pituning.backbones import Backbone
 from pituning.distributed import from_first
 from pituning.errors import ConfigError, TrainingError
+from pituning.evaluation import Evaluation, pooled
 from pituning.example import first_by_hash
 from pituning.expert import Expert
-from pituning.fit import Evaluation, pooled
 from pituning.interpolate import Mixture, TuneConfig, tune
 from pituning.interpolate.compatible import Space
 from pituning.interpolate.weights import Sharing

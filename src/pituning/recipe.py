@@ -16,8 +16,8 @@ from typing import Any, Literal
 from pituning.backbones import Backbone
 from pituning.captions import JAVA, require_java
 from pituning.distributed import from_first, is_first
+from pituning.evaluation import Evaluation
 from pituning.expert import Expert
-from pituning.fit import Evaluation
 from pituning.interpolate import tune
 from pituning.interpolate.compatible import Space
 from pituning.metrics import METRICS

@@ -10,9 +10,9 @@ from statistics import fmean, stdev
 from torch import nn
 
 from pituning.backbones import Backbone
+from pituning.evaluation import Evaluation
 from pituning.example import first_by_hash
 from pituning.expert import Expert, attach_expert
-from pituning.fit import Evaluation
 from pituning.seed import isolated_seed
 from pituning.task import Task
 from pituning.train import evaluate, score

@@ -19,6 +19,7 @@ from pituning.backbones import Backbone
 from pituning.backbones.base import batches_by_length
 from pituning.card import ExpertCard
 from pituning.errors import ConfigError, ExpertError
+from pituning.evaluation import Evaluation
 from pituning.example import first_by_hash
 from pituning.expert import (
     Expert,
@@ -28,7 +29,7 @@ from pituning.expert import (
     method_of,
     saved_tensors,
 )
-from pituning.fit import Evaluation, FitConfig, FitResult, fit
+from pituning.fit import FitConfig, FitResult, fit
 from pituning.foundation import checkpoint_activations
 from pituning.methods import METHOD_NAMES, peft_config
 from pituning.metrics import mean_iou

@@ -18,8 +18,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pituning.checkpoint import CHECKPOINT
 from pituning.errors import ConfigError, TrainingError
-from pituning.fit import CHECKPOINT, EPOCH_STEPS, Evaluation, FitConfig, FitResult, fit
+from pituning.evaluation import Evaluation
+from pituning.fit import EPOCH_STEPS, FitConfig, FitResult, fit
 from pituning.task import Example
 
 CONFIG = FitConfig(epochs=4, batch_size=4, patience=0, seed=3)

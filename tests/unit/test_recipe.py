@@ -20,9 +20,9 @@ from pituning import mixing as mixing_module
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
 from pituning.errors import PoolError, StaleEmbeddingError, TrainingError
+from pituning.evaluation import Evaluation
 from pituning.example import Example
 from pituning.expert import Expert, attach_expert
-from pituning.fit import Evaluation
 from pituning.interpolate import Mixture, TuneResult, tune
 from pituning.methods import peft_config
 from pituning.mixing import Mixing, is_scarce, turned

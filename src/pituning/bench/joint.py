@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from pituning.bench.contest import Contest
 from pituning.errors import ConfigError, ExpertError
+from pituning.evaluation import Evaluation
 from pituning.example import Example, first_by_hash
 from pituning.expert import attach
-from pituning.fit import Evaluation, fit
+from pituning.fit import fit
 from pituning.train import evaluate
 
 MOST = 1000  # examples of each neighbour, the first by hash

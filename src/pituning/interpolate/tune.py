@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pituning.backbones import Backbone
 from pituning.errors import MixtureError
-from pituning.fit import Evaluation, FitConfig, fit
+from pituning.evaluation import Evaluation
+from pituning.fit import FitConfig, fit
 from pituning.interpolate.mixture import Mixture
 from pituning.parts import BatchLosses
 from pituning.task import Task

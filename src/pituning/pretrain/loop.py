@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from pituning.checkpoint import under
 from pituning.distributed import is_first, processes, sum_gradients
 from pituning.errors import TrainingError
-from pituning.fit import under
 from pituning.models.ofa.entries import is_computed
 from pituning.pretrain.config import PretrainConfig
 
