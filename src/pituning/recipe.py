@@ -97,6 +97,13 @@ class PiResult:
             return {name: -found["negative_loss"] for name, found in self.validation.items()}
         return {name: found["overlap"] for name, found in self.validation.items()}
 
+    def others(self, pool: Pool) -> list[Expert]:
+        """The experts of other tasks and other data among those of `similarity`, the most alike first."""
+        alike = self.similarity[self.own.name]
+        names = sorted(alike.keys() - {self.own.name}, key=lambda name: (-alike[name], name))
+        others = [expert for expert in map(pool.get, names) if expert.card.task != self.task]
+        return [expert for expert in others if expert.card.source != self.own.card.source]
+
 
 def pi_tune(
     backbone: Backbone,

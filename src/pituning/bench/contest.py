@@ -71,10 +71,7 @@ class Contest:
         Raises:
             PoolError: there is none.
         """
-        own = self.pi.own
-        alike = {name: value for name, value in self.pi.similarity[own.name].items() if name != own.name}
-        experts = [self.pool.get(name) for name in sorted(alike, key=lambda name: -alike[name])]
-        found = [e for e in experts if e.card.task != self.task.name and e.card.source != own.card.source]
+        found = self.pi.others(self.pool)
         if not found:
             fix = "Add experts of other tasks to the pool."
             raise PoolError("a comparison needs experts to mix with", "the pool has none", fix)

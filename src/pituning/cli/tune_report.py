@@ -82,10 +82,7 @@ def plane_between(backbone: Backbone, task: Task, pool: Pool, result: PiResult) 
 
     None where there are fewer than two of those, or the task has no test split.
     """
-    own, alike = result.own, result.similarity[result.own.name]
-    names = sorted(alike.keys() - {own.name}, key=lambda name: (-alike[name], name))
-    others = [expert for expert in map(pool.get, names) if expert.card.task != result.task]
-    others = [expert for expert in others if expert.card.source != own.card.source]
+    own, others = result.own, result.others(pool)
     examples = tuple(first_by_hash(task.test, MEASURED // (1 + len(task.candidates) // MEASURED)))
     if len(others) < 2 or not examples:
         return None
