@@ -67,6 +67,7 @@ def main() -> None:
     for name, told in SUITES.items():
         runs = [json.loads(file.read_text()) for file in sorted((RESULTS / name).glob("*.json"))]
         parts += suite(told, runs) if any("scores" in run for run in runs) else []
+        parts += by_method(RESULTS / name, RESULTS / f"{name}-lora")
     found = {name: RESULTS / f"{name}.json" for name in ("retrieval", "retrieval_index", "graph")}
     if all(file.exists() for file in found.values()):
         parts += retrieval(**{name: json.loads(file.read_text()) for name, file in found.items()})
@@ -213,6 +214,7 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
             f"uniform mixture {untrained:+.2f}, the best neighbour as it is {best:+.2f} points.",
             "",
             *keeping(runs),
+            *reachable([run for run in found if "untrained" in run]),
             f"{len(runs)} runs of {len(rows)} tasks. Versions: {runs[0]['versions']}.",
             f"Commits when the results were written: {', '.join(sorted({run['commit'] for run in found}))}.",
             "",
@@ -255,6 +257,46 @@ def keeping(runs: Sequence[dict[str, Any]]) -> list[str]:
             f"| {min(means):+.1f} | {min(every):+.1f} |"
         )
     return [*lines, ""]
+
+
+def by_method(adapters: Path, loras: Path) -> list[str]:
+    """The experts of all data, bottleneck adapters and LoRA; nothing before the second are there."""
+    scores = []
+    for folder in (adapters, loras):
+        runs = [json.loads(file.read_text()) for file in sorted(folder.glob("*-full.json"))]
+        scores.append({run["task"]: 100 / METRICS[run["metric"]].most * run["full"] for run in runs})
+    names = [name for name in scores[0] if name in scores[1]]
+    if not names:
+        return []
+    means = [mean(found[name] for name in names) for found in scores]
+    rows = [(name, *(found[name] for found in scores)) for name in names] + [("**mean**", *means)]
+    return [
+        "The experts of all data by method (recipes mini20 and mini20-lora), percent on the test split:",
+        "",
+        "| task | bottleneck adapter | LoRA |",
+        "|---|---|---|",
+        *(f"| {name} | {adapter:.1f} | {lora:.1f} |" for name, adapter, lora in rows),
+        "",
+    ]
+
+
+def reachable(found: Sequence[dict[str, Any]]) -> list[str]:
+    """What one expert of another task, as it is, can reach at most; nothing where not all were tried."""
+    if not found:
+        return []
+    gains, best = {}, {}
+    for run in found:
+        scores = {name: value for name, value in run["untrained"].items() if name != "base"}
+        best[run["task"]] = max(scores, key=lambda name: scores[name])
+        whole = 100 / METRICS[run["metric"]].most
+        gains[run["task"]] = whole * (scores[best[run["task"]]] - run["untrained"]["base"])
+    told = [f"{task} by {best[task]} {gain:+.1f}" for task, gain in gains.items()]
+    return [
+        "As they are, all experts of other tasks were tried on each test split. The best of them by that",
+        f"very split, which no rule can know, is {mean(gains.values()):+.2f} points over no adapter on",
+        f"average; no choice of one of them gives more: {', '.join(told)}.",
+        "",
+    ]
 
 
 def is_kept(run: Mapping[str, Any]) -> bool:
