@@ -13,8 +13,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from pituning.bench import paired_difference
+from pituning.evaluation import Evaluation
 from pituning.metrics import METRICS
-from pituning.selection import Lead
+from pituning.selection import Lead, gives_way
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -301,10 +302,9 @@ def reachable(found: Sequence[dict[str, Any]]) -> list[str]:
 
 def is_kept(run: Mapping[str, Any]) -> bool:
     """Whether `tune` keeps the mixture, by its rule of today."""
-    found, lead = run["validation"], run["lead"]
-    writes = run["metric"].startswith("cider")
-    worse = writes and found["mixture"].get("score", 0) < found["expert"].get("score", 0)
-    return not (worse or Lead(lead["mean"], lead["error"], len(found)).behind)
+    found = {who: Evaluation(**one) for who, one in run["validation"].items()}
+    lead = Lead(run["lead"]["mean"], run["lead"]["error"], run["examples"]["validation"])
+    return not gives_way(lead, **found, writes=METRICS[run["metric"]].gold == "texts")
 
 
 def _percent(cells: Mapping[str, float]) -> str:

@@ -20,7 +20,7 @@ from pituning.interpolate import Mixture, TuneConfig, tune
 from pituning.interpolate.compatible import Space
 from pituning.interpolate.weights import Sharing
 from pituning.predict import FisherConfig, Neighbor
-from pituning.selection import Lead, best_of, scores_less, validated
+from pituning.selection import Lead, best_of, gives_way, validated
 from pituning.task import Task
 from pituning.train import TrainConfig
 
@@ -237,8 +237,9 @@ class Mixing:
                 second = other._judged(again.collapse(rank=self.config.rank), turned(task))
                 found = {who: pooled([one, second[who]]) for who, one in found.items()}
                 lead = Lead.of(found["mixture"], found["expert"])
-        worse = lead.behind or scores_less(task, **found)
-        return Verdict("expert" if worse else "mixture", found, lead)
+        kept: Literal["mixture", "expert"]
+        kept = "expert" if gives_way(lead, **found, writes=task.writes) else "mixture"
+        return Verdict(kept, found, lead)
 
     def best_alone(self, names: Sequence[str], task: Task) -> str:
         """The neighbour that is best as it is; the nearest without validation, "" without neighbours."""

@@ -43,14 +43,6 @@ def validated(
     return found
 
 
-def scores_less(task: Task, mixture: Evaluation, expert: Evaluation) -> bool:
-    """Whether answers are free text and the mixture's score lower: the loss can fall while they get worse.
-
-    Elsewhere a score of few examples says less than what decides.
-    """
-    return task.writes and (mixture.score or 0.0) < (expert.score or 0.0)
-
-
 def best_of(found: Mapping[str, Evaluation]) -> str:
     """The one of most merit, the first of equals; "" where there is none."""
     return max(found, key=lambda name: found[name].merit, default="")
@@ -93,6 +85,15 @@ class Lead:
     def behind(self) -> bool:
         """Whether it is less than nothing by more than its standard error."""
         return self.mean < -self.error
+
+
+def gives_way(lead: Lead, mixture: Evaluation, expert: Evaluation, *, writes: bool) -> bool:
+    """Whether the target's own expert is kept: the mixture is behind by more than a standard error.
+
+    Or, where answers are free text (`writes`), its score is lower: the loss can fall while they get worse.
+    Elsewhere a score of few examples says less than what decides.
+    """
+    return lead.behind or (writes and (mixture.score or 0.0) < (expert.score or 0.0))
 
 
 def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: int) -> dict[str, float]:

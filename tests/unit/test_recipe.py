@@ -21,14 +21,13 @@ from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
 from pituning.errors import PoolError, StaleEmbeddingError, TrainingError
 from pituning.evaluation import Evaluation
-from pituning.example import Example
 from pituning.expert import Expert, attach_expert
 from pituning.interpolate import Mixture, TuneResult, tune
 from pituning.methods import peft_config
 from pituning.mixing import Mixing, is_scarce, turned
 from pituning.neighborhood import Neighborhood, shared_modules
 from pituning.predict import Neighbor, embed
-from pituning.selection import Lead, scores_less, validated
+from pituning.selection import Lead, gives_way, validated
 from pituning.task import Task
 from pituning.train import calibrated_losses, evaluate, score, train_expert
 
@@ -414,14 +413,13 @@ def test_a_loss_that_is_not_finite_has_no_lead() -> None:
     assert Lead.of(Evaluation(-2.0, each=(-2.0, -2.0)), right).behind
 
 
-def test_a_mixture_that_writes_worse_is_not_kept_for_its_loss(target: Task) -> None:
-    example = Example(text_a="a", references=("b",))
-    written = Task(name="free", modality="text", kind="text-generation", metric="chrf", train=(example,))
-    good, bad = Evaluation(-2.0, 0.6), Evaluation(-1.0, 0.5)
-    assert scores_less(written, mixture=bad, expert=good)
-    assert not scores_less(written, mixture=good, expert=bad)
-    assert not scores_less(written, mixture=good, expert=good)
-    assert not scores_less(target, mixture=bad, expert=good)
+def test_a_mixture_that_writes_worse_is_not_kept_for_its_loss() -> None:
+    good, bad, ahead = Evaluation(-2.0, 0.6), Evaluation(-1.0, 0.5), Lead(1.0, 0.1, 16)
+    assert gives_way(ahead, mixture=bad, expert=good, writes=True)
+    assert not gives_way(ahead, mixture=good, expert=bad, writes=True)
+    assert not gives_way(ahead, mixture=good, expert=good, writes=True)
+    assert not gives_way(ahead, mixture=bad, expert=good, writes=False)
+    assert gives_way(Lead(-0.2, 0.1, 16), mixture=good, expert=good, writes=False)
 
 
 def test_the_score_of_free_answers_is_taken_where_it_decides(
