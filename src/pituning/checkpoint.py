@@ -71,10 +71,13 @@ def save_checkpoint(
     except OSError as error:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
+        kept = (
+            f"after epoch {state.epoch}; the best state so far was kept" if state.epoch else "before training"
+        )
         raise TrainingError(
             f"{file.parent} must be writable and have room for checkpoints",
-            f"{error.strerror or error} after epoch {state.epoch}; the best state so far was kept",
-            "Free space or choose another folder, then resume.",
+            f"{error.strerror or error} {kept}",
+            f"Free space or choose another folder{', then resume' if state.epoch else ''}.",
         ) from error
 
 

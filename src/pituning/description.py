@@ -197,7 +197,7 @@ def _misspelt(file: Path, key: str, known: set[str]) -> TaskError:
     return TaskError(
         "the keys of a task file must be spelt as documented",
         f"key {key!r} in {file.name}",
-        f"{did_you_mean(key.lower(), sorted(known))}Rename it.",
+        f"{did_you_mean(key.lower(), sorted(known))}Rename the key.",
     )
 
 

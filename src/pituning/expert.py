@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -292,10 +293,25 @@ def scratch_beside(target: Path) -> Path:
         raise unwritable(target, error) from error
 
 
+def require_place(target: Path) -> None:
+    """Find out whether `target` could be made; what that takes is removed again.
+
+    Raises:
+        ExpertError: it could not.
+    """
+    made = [folder for folder in target.parents if not folder.exists()]
+    try:
+        scratch_beside(target).rmdir()
+    finally:
+        for folder in made:  # from the innermost
+            with suppress(OSError):
+                folder.rmdir()
+
+
 def unwritable(target: Path, error: OSError) -> ExpertError:
     """The error for a folder that cannot be written (permissions, full disk)."""
     return ExpertError(
         f"{target.parent} must be writable and have room",
-        f"{error.strerror or error}",
+        "Not a directory" if isinstance(error, FileExistsError) else f"{error.strerror or error}",
         "Free space, mend the permissions or choose another folder; nothing was changed.",
     )

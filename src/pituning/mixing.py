@@ -228,7 +228,7 @@ class Mixing:
             return Verdict("mixture" if names else "expert", found, None)
         lead = Lead.of(found["mixture"], found["expert"])
         if self.train and not lead.sure and is_scarce(task):
-            log.info("collapse: it is open; both once more, with training and validation exchanged")
+            log.info("collapse: too close to call; both once more, with training and validation exchanged")
             with suppress(TrainingError):  # the second look is none where training diverges
                 own = self.train(turned(task), self.config.train, progress=progress)
                 other = replace(self, own=own)

@@ -146,13 +146,13 @@ def pi_tune(
     embedding = from_first(partial(embed, backbone, learnt, target, config.fisher, progress=progress))
     refused = around.refusals(own, embedding, config.space)
     near = around.nearest(embedding, config.reach(target), space=config.space, without=refused)
+    if len(near) < config.k:
+        log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(near))
     mixing = Mixing(backbone, own, around.experts, replace(config, train=training), expert)
     choose = partial(mixing.begin, near, target, progress=progress)
     begin = stage.once("start", f"{config}{own.digest}{sorted(n.name for n in near)}", choose)
     neighbors = mixing.neighbors(near, begin)
     names = [neighbor.name for neighbor in neighbors]
-    if len(names) < config.k:
-        log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(names))
 
     # 3. Interpolate: learn the weights and the experts on the target.
     log.info("interpolate: tuning the mixture with %s", ", ".join(names) or "no other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from pituning.settings import setting_faults
 from pituning.spelling import did_you_mean, listed
 
 __all__ = ["KINDS", "MODALITIES", "Decoding", "Example", "Task", "load_task"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,10 @@ class Task:
             fix = f"Add training examples {absent or 'of a second class'}."
             raise TaskError("few-shot training data must hold every class, and two or more", given, fix)
         train = draw(self.train, dict.fromkeys(drawn, shots), self._class, seed)
+        short = [label for label, count in Counter(map(self._class, train)).items() if count < shots]
+        if short:
+            told = f" of {listed(sorted(short))}" if self._classes else ""
+            log.warning("%d shots were asked for; there are fewer training examples%s", shots, told)
         used = {example.digest for example in train}
         rest = [e for e in self.validation or self.train if e.digest not in used]
         validation = draw(rest, Counter(map(self._class, train)), self._class, seed)
@@ -201,14 +208,22 @@ class Task:
         """Every fault of the data, rows named (from 1); [] for a sound task. Decodes all images.
 
         `load_task` raises those without which nothing works: missing images and answers, labels that are no
-        candidates, a split without texts. This adds single rows without text, images that cannot be decoded,
-        inputs in both train and test, and training data of one class.
+        candidates, a split without texts. This adds images that cannot be decoded, and `doubts`.
         """
         faults = self._load_faults()
         for split, examples in self._splits().items():
+            faults += row_faults(split, examples, image_faults)
+        return faults + self.doubts()
+
+    def doubts(self) -> list[TaskError]:
+        """The faults that training can go on with.
+
+        Single rows without text, inputs in both train and test, and training data of one class.
+        """
+        faults = []
+        for split, examples in self._splits().items():
             if self._some_have_text(examples):
                 faults += row_faults(split, examples, self._input_faults)
-            faults += row_faults(split, examples, image_faults)
         faults += leaks(self.train, self.test)
         classes = {example.label for example in self.train}
         if self._classes and len(classes) == 1:
@@ -245,11 +260,12 @@ class Task:
 
     def _some_have_text(self, examples: Sequence[Example]) -> bool:
         """Whether a text task's rows hold text at all: then an empty one is odd, but can be read."""
-        return self.modality == "text" and any(example.text_a for example in examples)
+        return self.modality == "text" and any((example.text_a or "").strip() for example in examples)
 
     def _input_faults(self, example: Example) -> Iterator[TaskError]:
         column = "text_a" if self.modality == "text" else "image"
-        if not getattr(example, column):
+        there = (example.text_a or "").strip() if self.modality == "text" else example.image
+        if not there:
             fix = f"Fill {column} or remove the row."
             yield TaskError(f"a row of a task of {self.modality} must have {column}", "none", fix)
 

@@ -487,6 +487,21 @@ def test_real_size_limit_leaves_the_pool_as_it_was(world: World, pool: Path, tmp
 
 
 @pytest.mark.slow
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_trained(
+    world: World, tmp_path: Path
+) -> None:
+    outcome = call(*tuning(world, below_a_file(tmp_path)))
+    assert (outcome.code, outcome.err) == (2, outcome.complaint), "no stage has begun"
+    refuse(outcome, "must be writable", "nothing was changed")
+
+
+def test_looking_for_a_place_leaves_no_folder(world: World, tmp_path: Path) -> None:
+    task = write_task(tmp_path / "task")
+    options = ("--backbone", tmp_path / "none", "--pool", world.pool)
+    assert call("tune", task, *options, "--out", tmp_path / "new" / "deep" / "out").code == 2
+    assert not (tmp_path / "new").exists()
+
+
 def test_missing_backbone_folder_is_found_without_the_network(world: World, tmp_path: Path) -> None:
     online = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     arguments = ("train", world.task(), "--pool", tmp_path / "pool", "--backbone", tmp_path / "none")

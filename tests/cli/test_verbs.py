@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,8 @@ def test_tune_for_people_shows_weights_and_scores(world: World, tmp_path: Path) 
         "accuracy on the test split",
         "decided by validation: loss of",
         "saved: ",
+        f"report: {tmp_path / 'out' / 'report.html'}",
+        f"evaluate it again: pituning eval {world.task()} --expert {tmp_path / 'out'}",
     )
     for part in wanted:
         assert part in text
@@ -231,6 +234,33 @@ def test_check_says_how_a_task_was_understood(tmp_path: Path) -> None:
         "text-classification of text, scored by accuracy; 25 training, 8 validation, no test examples",
         "labels, the rarest first: rde (1), green (12), red (12)",
     ]
+
+
+def test_a_run_goes_on_with_what_check_finds_fault_with_and_says_so(world: World, tmp_path: Path) -> None:
+    task = write_task(tmp_path / "leaky")
+    write_rows(task / "test.jsonl", [*read_rows(task / "train.jsonl")[:2], {"text_a": "  ", "label": "red"}])
+    shared = ("--backbone", world.backbone, *SHORT)
+    tuned = call("tune", task, "--pool", world.pool, "--out", tmp_path / "out", *shared, "--expert-epochs", 1)
+    trained = call("train", task, "--pool", tmp_path / "one", *shared)
+    built = call("pool", "build", tmp_path / "two", task, "--backbone", world.backbone)
+    for outcome in (tuned, trained, built):
+        assert outcome.code == 0, outcome
+        assert "leaky: test inputs must not be in the training data; given: test row 1" in outcome.err
+        assert "must have text_a; given: test row 3: none" in outcome.err
+
+
+def test_fewer_examples_than_shots_are_told(world: World, tmp_path: Path) -> None:
+    outcome = tune(world, tmp_path / "out", "--shots", 100)
+    assert outcome.err.count("100 shots were asked for; there are fewer training examples of green, red") == 1
+
+
+def test_the_carried_pool_has_a_name(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = call("predict", "mini20/rte", "--pool", "mini20", "--json").document
+    assert document["neighbors"][0]["name"] in ("mnli", "mrpc")
+    shutil.copytree(world.pool, tmp_path / "mini20")
+    outcome = call("predict", "mini20/rte", "--pool", "mini20")
+    assert (outcome.code, "has no expert 'rte'" in outcome.err) == (2, True), "a folder of that name is meant"
 
 
 def test_tune_tells_each_stage_as_it_begins(world: World, tmp_path: Path) -> None:

@@ -260,6 +260,11 @@ def test_a_sound_task_has_no_fault():
     assert task().check() == grounding.check() == []
 
 
+def test_a_text_of_spaces_is_none():
+    (fault,) = task(test=(Example(text_a=" \t", label="bad"), Example(text_a="x", label="bad"))).check()
+    assert fault.given == "test row 1: none"
+
+
 def test_check_names_every_faulty_row():
     broken = Example(image=png()[:40], text_a="x", label="bad")
     whole = task(

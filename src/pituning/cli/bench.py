@@ -18,14 +18,13 @@ from pituning.bench import METHODS, Contest, paired_difference
 from pituning.bench.lorahub import require_nevergrad
 from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
-from pituning.cli.tasks import members, task_named
+from pituning.cli.tasks import members, pool_named, task_named, warn_of_doubts
 from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import library_versions, unwritable
 from pituning.manifest import MANIFEST
 from pituning.metrics import METRICS
-from pituning.pool import Pool
 from pituning.spelling import did_you_mean
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "tasks", nargs="+", metavar="TASK", help="task folders, mini20/NAME, or mini20 for all"
     )
     parser.add_argument("--backbone", required=True, help="local folder, Hub id, 'ofa-mini' or 'minilm'")
-    parser.add_argument("--pool", required=True, help="pool folder")
+    parser.add_argument("--pool", required=True, help="pool folder, or mini20")
     parser.add_argument("--out", required=True, help="folder of the results; what is there is not done again")
     parser.add_argument(
         "--methods",
@@ -75,7 +74,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         require_pictures(task)
     for task in tasks:
         task.split("test")
-    recipe, pool, out = recipe_of(options), Pool(options.pool), Path(options.out)
+        warn_of_doubts(task)
+    recipe, pool, out = recipe_of(options), pool_named(options.pool), Path(options.out)
     configs = [
         tuning_of(argparse.Namespace(**vars(options) | {"seed": seed}), recipe) for seed in options.seed
     ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pituning.cli.tasks import pool_named
 from pituning.errors import PoolError
 from pituning.pool import Pool
 from pituning.predict import TaskGraph
@@ -17,13 +18,13 @@ EXAMPLE = "pituning graph --pool pool --out graph.html"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("--pool", required=True, help="pool folder")
+    parser.add_argument("--pool", required=True, help="pool folder, or mini20")
     parser.add_argument("--out", required=True, help="HTML file; must not exist")
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Compute all pairs and draw them."""
-    pool, out = Pool(options.pool), Path(options.out)
+    pool, out = pool_named(options.pool), Path(options.out)
     if out.exists():
         raise PoolError("a report is never overwritten", f"{out} exists", "Choose another --out.")
     names, matrix = draw(pool, out, [options.command])

@@ -12,7 +12,7 @@ from pituning.backbones import Backbone, load_backbone
 from pituning.building import BuildError, Engine, build_pool, in_process
 from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import recipe_of
-from pituning.cli.tasks import members, task_named
+from pituning.cli.tasks import members, task_named, warn_of_doubts
 from pituning.cli.terminal import progress_wanted
 from pituning.errors import ConfigError, PituningError, PoolError, TaskError
 from pituning.manifest import MANIFEST
@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     backbone = load_backbone(options.backbone, settings=recipe.model)
     for task in tasks:
         backbone.check(task)
+        warn_of_doubts(task)
     _check_training(backbone, config, new=not (Path(options.pool) / MANIFEST).is_file())
     pool = Pool.create(options.pool, init_seed=config.init_seed)  # last: a mistake leaves no empty pool
     start = time.perf_counter()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pituning.cli.tasks import task_named
+from pituning.cli.tasks import pool_named, task_named
 from pituning.cli.terminal import table
 from pituning.errors import PoolError, StaleEmbeddingError
 from pituning.neighborhood import Neighborhood
-from pituning.pool import Pool
 
 EXAMPLE = "pituning predict data/cr --pool pool -k 3"
 
@@ -17,7 +16,7 @@ EXAMPLE = "pituning predict data/cr --pool pool -k 3"
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
-    parser.add_argument("--pool", required=True, help="pool folder")
+    parser.add_argument("--pool", required=True, help="pool folder, or mini20")
     parser.add_argument("--name", help="the task's own expert in the pool (default: the task's name)")
     parser.add_argument("-k", type=int, default=3, help="how many neighbours (default: 3)")
     parser.add_argument(
@@ -27,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Rank."""
-    task, pool = task_named(options.task), Pool(options.pool)
+    task, pool = task_named(options.task), pool_named(options.pool)
     name = options.name or task.name
     if name not in pool:
         raise PoolError(

@@ -1,8 +1,15 @@
-"""TASK on the command line: a folder, or one of the twenty generated tasks."""
+"""TASK and POOL on the command line: folders, or the twenty generated tasks and their experts."""
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
+from pituning.pool import Pool
 from pituning.task import Task, load_task
+from pituning.weights import MINI20
+
+log = logging.getLogger(__name__)
 
 MINI = "mini20/"
 
@@ -18,6 +25,21 @@ def task_named(name: str) -> Task:
 
         return mini_task(name.removeprefix(MINI))
     return load_task(name)
+
+
+def pool_named(name: str) -> Pool:
+    """The pool of a folder, or the carried one for `mini20` where no folder has that name.
+
+    Raises:
+        PoolError: there is neither, or it is damaged.
+    """
+    return Pool(MINI20 if name == MINI.rstrip("/") and not Path(name).exists() else name)
+
+
+def warn_of_doubts(task: Task) -> None:
+    """Log what training goes on with, and `check` finds fault with."""
+    for fault in task.doubts():
+        log.warning("%s: %s", task.name, fault)
 
 
 def members(name: str) -> list[str]:

@@ -10,6 +10,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,15 @@ from pituning.backbones import load_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import Recipe, add_recipe_option, recipe_of
-from pituning.cli.tasks import task_named
+from pituning.cli.tasks import pool_named, task_named, warn_of_doubts
 from pituning.cli.terminal import progress_wanted, table
 from pituning.cli.tune_report import stage_titles, told_lead, told_worse, tune_report
-from pituning.distributed import is_first
+from pituning.distributed import from_first, is_first
 from pituning.errors import ExpertError
-from pituning.expert import Expert, unwritable
+from pituning.expert import Expert, require_place, unwritable
 from pituning.fit import FitConfig
 from pituning.interpolate import TuneConfig
 from pituning.mixing import PiConfig
-from pituning.pool import Pool
 from pituning.predict import FisherConfig
 from pituning.recipe import PiResult, pi_tune
 from pituning.report import report_page
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
     parser.add_argument("--backbone", required=True, help="local folder, Hub id, 'ofa-mini' or 'minilm'")
-    parser.add_argument("--pool", required=True, help="pool folder")
+    parser.add_argument("--pool", required=True, help="pool folder, or mini20")
     parser.add_argument("--out", required=True, help="folder of the new adapter; must not exist")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints of a killed run")
     add_recipe_option(parser)
@@ -80,10 +80,12 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if out.exists():
         raise ExpertError("an adapter is never overwritten", f"{out} exists", "Choose another --out.")
     workdir = out.parent / f".{out.name}.work"
+    from_first(partial(require_place, out))
     recipe = recipe_of(options)
     config = tuning_of(options, recipe)
-    task, pool = task_named(options.task), Pool(options.pool)
+    task, pool = task_named(options.task), pool_named(options.pool)
     require_pictures(task)
+    warn_of_doubts(task)
     backbone = load_backbone(options.backbone, settings=recipe.model)
     result = pi_tune(
         backbone,
@@ -96,12 +98,13 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     )
     if not is_first():
         return {}, ""
-    document = {**describe(result, config, out), "report": str(out / REPORT)}
+    page = out / REPORT
+    document = {**describe(result, config, out), "report": str(page)}
     again = f"pituning eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
-    page = report_page(tune_report(backbone, task, pool, result, [options.command, again]))
-    _save(result.expert, document, page, workdir / "adapter", out)
+    report = report_page(tune_report(backbone, task, pool, result, [options.command, again]))
+    _save(result.expert, document, report, workdir / "adapter", out)
     shutil.rmtree(workdir, ignore_errors=True)
-    return document, as_text(result, out)
+    return document, f"{as_text(result, out)}\nreport: {page}\nevaluate it again: {again}"
 
 
 def _save(expert: Expert, document: dict[str, Any], page: str, scratch: Path, out: Path) -> None:

@@ -180,5 +180,7 @@ def told_lead(result: PiResult) -> str:
     side = "ahead" if result.lead.mean > 0 else "behind"
     error = f"{abs(result.lead.mean):.4f}, standard error {result.lead.error:.4f}"
     told += f"; the mixture is {side} by {error}, on {result.lead.examples} labelled examples"
+    if result.lead.mean <= 0 and result.kept == "mixture":
+        told += " (kept all the same, being behind by no more than its standard error)"
     scores = [f"{who} {found['score']:.4f}" for who, found in result.validation.items() if "score" in found]
     return told + (f"; {result.metric} of {', '.join(scores)}" if scores else "")
