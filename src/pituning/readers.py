@@ -137,7 +137,7 @@ def _read_class_folders(folder: Path) -> tuple[Example, ...]:
 
 
 def _broken(path: Path, given: str) -> TaskError:
-    return TaskError(f"a {path.suffix} file must be readable", f"{path} {given}", "Write the file again.")
+    return TaskError(f"a {path.suffix} file must be readable", f"{path} {given}", "Mend the file.")
 
 
 def _read_parquet(path: Path) -> Table:
@@ -175,7 +175,9 @@ def _read_jsonl(path: Path) -> Table:
                 continue
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as fault:
+            except json.JSONDecodeError as fault:
+                raise _broken(path, f"line {number}, column {fault.colno}: {fault.msg}") from fault
+            except RecursionError as fault:
                 raise _broken(path, f"line {number}: {fault}") from fault
             if not isinstance(row, dict):
                 raise _broken(path, f"line {number}: {type(row).__name__} instead of an object")
