@@ -285,17 +285,16 @@ def reachable(found: Sequence[dict[str, Any]]) -> list[str]:
     """What one expert of another task, as it is, can reach at most; nothing where not all were tried."""
     if not found:
         return []
-    gains, best = {}, {}
+    told, gains = [], []
     for run in found:
-        scores = {name: value for name, value in run["untrained"].items() if name != "base"}
-        best[run["task"]] = max(scores, key=lambda name: scores[name])
-        whole = 100 / METRICS[run["metric"]].most
-        gains[run["task"]] = whole * (scores[best[run["task"]]] - run["untrained"]["base"])
-    told = [f"{task} by {best[task]} {gain:+.1f}" for task, gain in gains.items()]
+        scores, whole = run["untrained"], 100 / METRICS[run["metric"]].most
+        best = max(scores, key=lambda name: scores[name])
+        gains.append(whole * (scores[best] - scores["base"]))
+        told.append(f"{run['task']} by {'none' if best == 'base' else best} {gains[-1]:+.1f}")
     return [
-        "As they are, all experts of other tasks were tried on each test split. The best of them by that",
-        f"very split, which no rule can know, is {mean(gains.values()):+.2f} points over no adapter on",
-        f"average; no choice of one of them gives more: {', '.join(told)}.",
+        f"On the test splits of {len(gains)} tasks all experts of other tasks were tried as they are. What",
+        f"does best on that very split, which no rule can know, is {mean(gains):+.2f} points over no adapter",
+        f"on average: {', '.join(told)}.",
         "",
     ]
 
