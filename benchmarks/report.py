@@ -282,7 +282,7 @@ def by_method(adapters: Path, loras: Path) -> list[str]:
 
 
 def reachable(found: Sequence[dict[str, Any]]) -> list[str]:
-    """What one expert of another task, as it is, can reach at most; nothing where not all were tried."""
+    """What one expert of another task, as it is, can reach at most, on the tasks where all were tried."""
     if not found:
         return []
     told, gains = [], []

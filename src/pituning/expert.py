@@ -8,8 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -299,9 +299,16 @@ def require_place(target: Path) -> None:
     Raises:
         ExpertError: it could not.
     """
+    with new_parents_removed(target):
+        scratch_beside(target).rmdir()
+
+
+@contextmanager
+def new_parents_removed(target: Path) -> Iterator[None]:
+    """Folders above `target` that were made meanwhile go again, but for those that hold something."""
     made = [folder for folder in target.parents if not folder.exists()]
     try:
-        scratch_beside(target).rmdir()
+        yield
     finally:
         for folder in made:  # from the innermost
             with suppress(OSError):

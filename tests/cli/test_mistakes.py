@@ -486,7 +486,6 @@ def test_real_size_limit_leaves_the_pool_as_it_was(world: World, pool: Path, tmp
     assert tree(pool) == before
 
 
-@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_found_before_anything_is_trained(
     world: World, tmp_path: Path
 ) -> None:
@@ -502,6 +501,7 @@ def test_looking_for_a_place_leaves_no_folder(world: World, tmp_path: Path) -> N
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_missing_backbone_folder_is_found_without_the_network(world: World, tmp_path: Path) -> None:
     online = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     arguments = ("train", world.task(), "--pool", tmp_path / "pool", "--backbone", tmp_path / "none")
