@@ -1,4 +1,4 @@
-"""Whole suites on ofa-mini: no training, all data, 16 shots, and π-Tuning with 16 shots.
+"""Whole suites of tasks: no training, all data, 16 shots, and π-Tuning with 16 shots.
 
     python benchmarks/suites.py mini20 pool       # an expert and an embedding for each task, from all data
                                                   # (the package carries them; `full` and `tune` take those)
@@ -7,16 +7,17 @@
     python benchmarks/suites.py mini20 tune       # each target and seed
     python benchmarks/report.py                   # REPORT.md from all results
 
-The other suite is `pictures`: the real tasks of `shared/data` that have pictures. One JSON a run, in
-results/SUITE; what is there is not done again. `--only` takes some of the tasks, `--threads` torch's threads,
-so that two processes can share the work.
+The other suites are the real tasks of `shared/data`: `pictures` on ofa-mini, `language` on MiniLM, whose
+tasks have heads of their own, so that no expert is of use `untrained`. One JSON a run, in results/SUITE; what
+is there is not done again. `--only` takes some of the tasks, `--threads` torch's threads, so that two
+processes can share the work.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -47,19 +48,34 @@ def real_task(path: str) -> Task:
     return replace(task, test=tuple(first_by_hash(task.test, LARGEST_TEST)))
 
 
-def real_pictures() -> dict[str, Callable[[], Task]]:
-    folders = sorted((*DATA.glob("vision/*"), *DATA.glob("vl/*")))
-    paths = {folder.name: f"{folder.parent.name}/{folder.name}" for folder in folders if folder.is_dir()}
+def real_tasks(*patterns: str) -> dict[str, Callable[[], Task]]:
+    folders = sorted(folder for pattern in patterns for folder in DATA.glob(pattern) if folder.is_dir())
+    paths = {folder.name: f"{folder.parent.name}/{folder.name}" for folder in folders}
     return {name: lambda path=path: real_task(path) for name, path in paths.items()}
 
 
-SUITES: Mapping[str, Mapping[str, Callable[[], Task]]] = {
-    "mini20": {name: lambda name=name: mini_task(name) for name in NAMES},
-    "pictures": real_pictures(),
+@dataclass(frozen=True)
+class Suite:
+    """Tasks, and what they run on.
+
+    Attributes:
+        recipe: of the targets.
+        pool_recipe: of the pool's experts.
+        carried: whether the package has the pool.
+    """
+
+    tasks: Mapping[str, Callable[[], Task]]
+    pool_recipe: str
+    backbone: str = "ofa-mini"
+    recipe: str | None = "ofa-mini"
+    carried: bool = False
+
+
+SUITES = {
+    "mini20": Suite({name: lambda name=name: mini_task(name) for name in NAMES}, "mini20", carried=True),
+    "pictures": Suite(real_tasks("vision/*", "vl/*"), str(HERE / "pictures.yaml")),
+    "language": Suite(real_tasks("language/*"), str(HERE / "language.yaml"), "minilm", None),
 }
-
-
-CARRIED = {"mini20": Pool(MINI20)}
 
 
 def full(backbone: Backbone, pool: Pool, task: Task, results: Path) -> None:
@@ -107,10 +123,8 @@ def main() -> None:
     )
     parser.add_argument("suite", choices=list(SUITES))
     parser.add_argument("stage", choices=["pool", "full", "untrained", "tune"])
-    parser.add_argument("--backbone", default="ofa-mini")
-    parser.add_argument("--recipe", default="ofa-mini", help="of the targets")
-    parser.add_argument("--pool-recipe", default="mini20", help="of the pool's experts")
-    parser.add_argument("--pool", type=Path, help="(default: of mini20 the carried one, else WORK/pool)")
+    parser.add_argument("--pool-recipe", help="(default: the suite's)")
+    parser.add_argument("--pool", type=Path, help="(default: the carried one, or WORK/pool)")
     parser.add_argument("--work", type=Path, help="folder of what is kept (default: work/SUITE)")
     parser.add_argument("--results", type=Path, help="folder of the JSON (default: results/SUITE)")
     parser.add_argument("--only", nargs="*", help="tasks")
@@ -120,24 +134,27 @@ def main() -> None:
     options.work = options.work or HERE / "work" / options.suite
     options.results = options.results or HERE / "results" / options.suite
     torch.set_num_threads(options.threads)
-    backbone, recipe = load_backbone(options.backbone), read_recipe(options.recipe)
-    remember_pictures(backbone)
-    makers = SUITES[options.suite]
-    pool = CARRIED.get(options.suite) if options.stage != "pool" and not options.pool else None
-    pool = pool or Pool.create(options.pool or options.work / "pool")
+    suite = SUITES[options.suite]
+    backbone = load_backbone(suite.backbone)
+    recipe = read_recipe(suite.recipe) if suite.recipe else Recipe()
+    if suite.backbone == "ofa-mini":
+        remember_pictures(backbone)
+    carried = suite.carried and options.stage != "pool" and not options.pool
+    pool = Pool(MINI20) if carried else Pool.create(options.pool or options.work / "pool")
+    names = options.only or suite.tasks
     if options.stage == "pool":
-        for name in options.only or makers:
-            config = TrainConfig(**read_recipe(options.pool_recipe).train)
-            build_pool(pool, backbone, [makers[name]()], config)
+        config = TrainConfig(**read_recipe(options.pool_recipe or suite.pool_recipe).train)
+        for name in names:
+            build_pool(pool, backbone, [suite.tasks[name]()], config)
             print(name, pool.get(name).card.scores, flush=True)
     elif options.stage in ("full", "untrained"):
         stage = full if options.stage == "full" else untrained
-        for name in options.only or makers:
-            stage(backbone, pool, makers[name](), options.results)
+        for name in names:
+            stage(backbone, pool, suite.tasks[name](), options.results)
     else:
         for seed in options.seeds:
-            for name in options.only or makers:
-                tune(backbone, pool, makers[name](), recipe, seed, options)
+            for name in names:
+                tune(backbone, pool, suite.tasks[name](), recipe, seed, options)
 
 
 if __name__ == "__main__":
