@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from pituning.bench import paired_difference
+from pituning.bench import METHODS, paired_difference, summary
 from pituning.evaluation import Evaluation
 from pituning.metrics import METRICS
 from pituning.selection import Lead, gives_way
@@ -64,6 +64,10 @@ def main() -> None:
         runs = [json.loads(file.read_text()) for file in sorted((RESULTS / name).glob("*.json"))]
         parts += suite(told, runs) if any("scores" in run for run in runs) else []
         parts += by_method(RESULTS / name, RESULTS / f"{name}-lora")
+    runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "bench").glob("*.json"))]
+    parts += contest(runs) if runs else []
+    choice = RESULTS / "transfer" / "choice.json"
+    parts += choosing(json.loads(choice.read_text())["ways"]) if choice.exists() else []
     found = {name: RESULTS / f"{name}.json" for name in ("retrieval", "retrieval_index", "graph")}
     if all(file.exists() for file in found.values()):
         parts += retrieval(**{name: json.loads(file.read_text()) for name, file in found.items()})
@@ -233,6 +237,68 @@ def reachable(found: Sequence[dict[str, Any]]) -> list[str]:
         f"on average: {', '.join(told)}.",
         "",
     ]
+
+
+def contest(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Every method of `pituning bench` on mini20, beside the own expert and beside π."""
+    found, behind = summary(runs), summary(runs, "pi")
+    tasks, seeds = ({run[key] for run in runs} for key in ("task", "seed"))
+    lines = [
+        "## All methods, mini20 on ofa-mini, 16 shots",
+        "",
+        f"`pituning bench mini20 --pool mini20 --recipe ofa-mini --shots 16`: {len(tasks)} tasks, seeds "
+        f"{', '.join(map(str, sorted(seeds)))}.",
+        "Points of a hundred, with 95 % intervals (bootstrap over tasks and seeds). The seconds are the",
+        "median of a task from nothing to what was scored, on one core.",
+        "",
+        "| method | mean | minus the own expert | better / worse | π-Tuning minus it | seconds | runs |",
+        "|---" * 7 + "|",
+    ]
+    for method in sorted((m for m in found if "mean" in found[m]), key=lambda m: -found[m]["mean"]):
+        one, gap, lead = found[method], found[method].get("difference"), behind[method].get("difference")
+        signs = f"{gap['better']} / {gap['worse']}" if gap else "–"
+        lines.append(
+            f"| {METHODS[method].title} | {100 * one['mean']:.1f} | {_points(gap)} | {signs} "
+            f"| {_points(lead, -1)} | {one['seconds']:.0f} | {one['runs']} |"
+        )
+    return [*lines, ""]
+
+
+def _points(gap: Mapping[str, Any] | None, sign: int = 1) -> str:
+    """A difference and its interval in points of a hundred."""
+    if not gap:
+        return "–"
+    told = f"{100 * sign * gap['mean']:+.2f}"
+    if gap["low"] is None:
+        return told
+    low, high = sorted(100 * sign * gap[end] for end in ("low", "high"))
+    return f"{told} [{low:+.2f}, {high:+.2f}]"
+
+
+def choosing(ways: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """What each way of choosing neighbours is worth, against the measured gain of each one neighbour."""
+    first = next(iter(ways.values()))
+    oracle, chance = (mean(found[key] for found in first.values()) for key in ("oracle", "random"))
+    lines = [
+        "## Does the prediction predict?",
+        "",
+        f"{len(first)} targets of mini20 with 16 shots, seed 0, each tuned with each one neighbour, whose",
+        "gain is its mixture's test score less the own expert's. *Spearman*: of similarity and gain, mean",
+        "over targets. *Recall@3*: how many of the best three are among the three chosen. *Regret*: how much",
+        "less the best of the three gains than the best of all, in points and as a part of that one's gain.",
+        f"The best of all gains {100 * oracle:.2f} points; three drawn at random regret {100 * chance:.2f}.",
+        "",
+        "| way of choosing | Spearman | recall@3 | regret | of the oracle's gain |",
+        "|---|---|---|---|---|",
+    ]
+    for way, found in ways.items():
+        rank, recall, regret = (
+            mean(one[key] for one in found.values()) for key in ("spearman", "recall", "regret")
+        )
+        lines.append(
+            f"| {way} | {rank:.2f} | {recall:.2f} | {100 * regret:.2f} | {100 * regret / oracle:.0f} % |"
+        )
+    return [*lines, ""]
 
 
 def is_kept(run: Mapping[str, Any]) -> bool:

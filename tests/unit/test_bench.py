@@ -17,7 +17,7 @@ from tiny import text_task
 
 from pituning import PiConfig, Pool, TrainConfig, TuneConfig
 from pituning.backbones import Backbone
-from pituning.bench import METHODS, Contest, paired_difference
+from pituning.bench import METHODS, Contest, paired_difference, summary
 from pituning.bench import joint as joint_module
 from pituning.bench import lorahub as lorahub_module
 from pituning.bench.fusion import FusedLayer, fused
@@ -207,3 +207,26 @@ def test_differences_are_paired_by_task_and_seed_and_every_task_counts_the_same(
     assert (found.low, found.high) == (None, None)  # of two tasks
     with pytest.raises(ValueError, match="in common"):
         paired_difference(one, {("d", 0): 1.0})
+
+
+def test_a_summary_counts_tasks_not_runs_and_all_seconds_and_says_what_was_refused() -> None:
+    def run(
+        task: str, seed: int, method: str, score: float, seconds: float, metric: str = "accuracy"
+    ) -> dict:
+        named = {"task": task, "seed": seed, "method": method, "metric": metric}
+        return named | {"score": score, "seconds": seconds, "before": 10.0 if method == "pi" else 0.0}
+
+    runs = [
+        run("a", seed, method, value, 4.0)
+        for seed in (0, 1)
+        for method, value in (("expert", 0.5), ("pi", 0.75))
+    ]
+    runs += [run("c", 0, "expert", 5.0, 1.0, "cider_d"), run("c", 0, "pi", 2.5, 6.0, "cider_d")]  # of 10
+    runs += [{"task": "a", "seed": 0, "method": "ties", "metric": "accuracy", "refused": "no"}]
+    found = summary(runs)
+    assert found["pi"]["mean"] == (0.75 + 0.25) / 2
+    assert found["pi"]["difference"]["mean"] == (0.25 - 0.25) / 2
+    assert (found["pi"]["seconds"], found["pi"]["runs"]) == (14.0, 3)
+    assert found["ties"] == {"runs": 0, "refused": ["no"]}
+    assert "difference" not in found["expert"]
+    assert summary(runs, "pi")["expert"]["difference"]["mean"] == 0.0

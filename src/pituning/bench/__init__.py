@@ -3,5 +3,6 @@
 from pituning.bench.contest import Contest
 from pituning.bench.intervals import Difference, paired_difference
 from pituning.bench.methods import METHODS, Method
+from pituning.bench.summary import summary
 
-__all__ = ["METHODS", "Contest", "Difference", "Method", "paired_difference"]
+__all__ = ["METHODS", "Contest", "Difference", "Method", "paired_difference", "summary"]

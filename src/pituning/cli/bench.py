@@ -10,11 +10,10 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from pituning.backbones import load_backbone
-from pituning.bench import METHODS, Contest, paired_difference
+from pituning.bench import METHODS, Contest, summary
 from pituning.bench.lorahub import require_nevergrad
 from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
@@ -24,13 +23,11 @@ from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import library_versions, unwritable
 from pituning.manifest import MANIFEST
-from pituning.metrics import METRICS
 from pituning.spelling import did_you_mean
 
 log = logging.getLogger(__name__)
 
 EXAMPLE = "pituning bench data/cr data/subj --backbone minilm --pool pool --shots 16 --out results"
-REFERENCE = "expert"  # whose score is taken from every other
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +88,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     while contests:  # each is dropped once its methods are done, with the experts that it holds
         contest = contests.pop(0)
         runs += [_result(contest, name, out) for name in options.methods]
-    return {"out": str(out), "methods": _summary(runs)}, _as_text(runs)
+    return {"out": str(out), "methods": summary(runs)}, _as_text(runs)
 
 
 def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
@@ -149,32 +146,9 @@ def _known(file: Path, key: str) -> dict[str, Any]:
     return document
 
 
-def _scores(runs: Sequence[dict[str, Any]], method: str) -> dict[tuple[str, int], float]:
-    """(task, seed) -> the score as a part of the most that the metric can reach."""
-    mine = [run for run in runs if run["method"] == method and "score" in run]
-    return {(run["task"], run["seed"]): run["score"] / METRICS[run["metric"]].most for run in mine}
-
-
-def _summary(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Method -> its mean over tasks, and the difference to the target's own expert where both have scores."""
-    reference = _scores(runs, REFERENCE)
-    found: dict[str, dict[str, Any]] = {}
-    for method in dict.fromkeys(run["method"] for run in runs):
-        scores = _scores(runs, method)
-        reasons = [run["refused"] for run in runs if run["method"] == method and "refused" in run]
-        found[method] = {"runs": len(scores)} | ({"refused": reasons} if reasons else {})
-        if scores:
-            tasks = {task for task, _ in scores}
-            by_task = [[value for (name, _), value in scores.items() if name == task] for task in tasks]
-            found[method]["mean"] = mean(map(mean, by_task))
-        if scores.keys() & reference.keys() and method != REFERENCE:
-            found[method]["difference"] = vars(paired_difference(scores, reference))
-    return found
-
-
 def _as_text(runs: Sequence[dict[str, Any]]) -> str:
     rows, notes = [], []
-    for method, found in _summary(runs).items():
+    for method, found in summary(runs).items():
         title = METHODS[method].title
         notes += [f"{title}: {reason}" for reason in dict.fromkeys(found.get("refused", ()))]
         if "mean" not in found:
@@ -184,6 +158,8 @@ def _as_text(runs: Sequence[dict[str, Any]]) -> str:
             told = f"{gap['mean']:+.4f}"
             told += "" if gap["low"] is None else f" [{gap['low']:+.4f}, {gap['high']:+.4f}]"
             signs = f"{gap['better']} / {gap['worse']} of {gap['tasks']}"
-        rows.append((title, f"{found['mean']:.4f}", told, signs, str(found["runs"])))
-    columns = ("method", "mean", "minus its own expert", "better / worse", "runs")
+        rows.append(
+            (title, f"{found['mean']:.4f}", told, signs, f"{found['seconds']:.0f}", str(found["runs"]))
+        )
+    columns = ("method", "mean", "minus its own expert", "better / worse", "median s", "runs")
     return "\n".join([table("all tasks and seeds", columns, rows), *notes])
