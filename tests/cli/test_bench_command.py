@@ -57,6 +57,18 @@ def test_results_of_other_options_are_refused(world: World, tmp_path: Path) -> N
     assert tree(tmp_path) == before
 
 
+def test_results_know_a_methods_file_by_what_is_in_it(world: World, tmp_path: Path) -> None:
+    fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
+    fixed += ("--out", tmp_path / "out", "--seed", 0, "--methods", "base", "--expert-method")
+    here, there = tmp_path / "here.json", tmp_path / "there.json"
+    here.write_text('{"peft_type": "LORA", "r": 4}')
+    assert call(*fixed, here).code == 0
+    here.rename(there)
+    assert call(*fixed, there).code == 0
+    there.write_text('{"peft_type": "LORA", "r": 2}')
+    assert call(*fixed, there).code == 2
+
+
 def test_a_method_that_does_not_fit_says_why_and_stops_no_other(world: World, tmp_path: Path) -> None:
     fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
     method = ("--expert-method", "ia3", "--space", "parameters")

@@ -9,15 +9,15 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pituning.backbones import load_backbone
 from pituning.bench import METHODS, Contest, summary
 from pituning.bench.lorahub import require_nevergrad
-from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
-from pituning.cli.tasks import members, pool_named, task_named, warn_of_doubts
+from pituning.cli.tasks import look_over, members, pool_named, task_named
 from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
@@ -68,10 +68,9 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     tasks = [task_named(name) for item in options.tasks for name in members(item)]
     sources = {task.name: task for item in options.data for task in map(task_named, members(item))}
     for task in (*tasks, *sources.values()):
-        require_pictures(task)
+        look_over(task)
     for task in tasks:
         task.split("test")
-        warn_of_doubts(task)
     recipe, pool, out = recipe_of(options), pool_named(options.pool), Path(options.out)
     configs = [
         tuning_of(argparse.Namespace(**vars(options) | {"seed": seed}), recipe) for seed in options.seed
@@ -127,9 +126,12 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
 
 
 def _key(contest: Contest, name: str) -> str:
-    """Of all that a result depends on."""
-    pool = (contest.pool.path / MANIFEST).read_bytes()
-    told = f"{name}{contest.config}{contest.task.fingerprint}{contest.backbone.fingerprint}"
+    """Of all that a result depends on; a method's file counts by what is in it, wherever it lies."""
+    pool, config = (contest.pool.path / MANIFEST).read_bytes(), contest.config
+    method = Path(config.train.method or "")
+    if method.is_file():
+        config = replace(config, train=replace(config.train, method=method.read_text()))
+    told = f"{name}{config}{contest.task.fingerprint}{contest.backbone.fingerprint}"
     if name == "joint":
         told += "".join(contest.sources[source].fingerprint for source in sorted(contest.sources))
     return hashlib.sha256(told.encode() + pool).hexdigest()

@@ -10,9 +10,8 @@ from typing import Any
 
 from pituning.backbones import Backbone, load_backbone
 from pituning.building import BuildError, Engine, build_pool, in_process
-from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import recipe_of
-from pituning.cli.tasks import members, task_named, warn_of_doubts
+from pituning.cli.tasks import look_over, members, task_named
 from pituning.cli.terminal import progress_wanted
 from pituning.errors import ConfigError, PituningError, PoolError, TaskError
 from pituning.manifest import MANIFEST
@@ -51,7 +50,6 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     backbone = load_backbone(options.backbone, settings=recipe.model)
     for task in tasks:
         backbone.check(task)
-        warn_of_doubts(task)
     _check_training(backbone, config, new=not (Path(options.pool) / MANIFEST).is_file())
     pool = Pool.create(options.pool, init_seed=config.init_seed)  # last: a mistake leaves no empty pool
     start = time.perf_counter()
@@ -84,7 +82,7 @@ def _sound(names: Sequence[str]) -> list[Task]:
         try:
             task = task_named(name)
             Pool.check_name(task.name)
-            require_pictures(task)
+            look_over(task)
             tasks.append(task)
         except PituningError as fault:
             given = fault.given if name in fault.given else f"{name}: {fault.given}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+from pituning.errors import TaskError
+from pituning.faults import image_faults, row_faults
 from pituning.pool import Pool
-from pituning.task import Task, load_task
+from pituning.task import Example, Task, load_task
 from pituning.weights import MINI20
 
 log = logging.getLogger(__name__)
@@ -36,8 +39,22 @@ def pool_named(name: str) -> Pool:
     return Pool(MINI20 if name == MINI.rstrip("/") and not Path(name).exists() else name)
 
 
-def warn_of_doubts(task: Task) -> None:
-    """Log what training goes on with, and `check` finds fault with."""
+def look_over(task: Task) -> None:
+    """Find now what is wrong with a task: pictures are decoded when they are used, late.
+
+    What training goes on with, and `check` finds fault with, is logged.
+
+    Raises:
+        TaskError: naming every row whose picture cannot be decoded.
+    """
+    splits: dict[str, Sequence[Example]] = {
+        "train": task.train,
+        "validation": task.validation,
+        "test": task.test,
+    }
+    TaskError.collect(
+        [fault for name, rows in splits.items() for fault in row_faults(name, rows, image_faults)]
+    )
     for fault in task.doubts():
         log.warning("%s: %s", task.name, fault)
 

@@ -9,9 +9,8 @@ from typing import Any
 from pituning.backbones import load_backbone
 from pituning.building import add_expert
 from pituning.cli.options import add_options, read_options
-from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import add_recipe_option, recipe_of
-from pituning.cli.tasks import task_named, warn_of_doubts
+from pituning.cli.tasks import look_over, task_named
 from pituning.cli.terminal import progress_wanted
 from pituning.distributed import from_first
 from pituning.errors import PoolError
@@ -53,8 +52,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         task = task.sample(options.shots, config.seed)
     backbone = load_backbone(options.backbone, settings=recipe.model)
     backbone.check(task)
-    require_pictures(task)
-    warn_of_doubts(task)
+    look_over(task)
     if config.method:
         peft_config(config.method, backbone.model, heads=backbone.head_modules(backbone.model))
     # last: a mistake leaves no empty pool

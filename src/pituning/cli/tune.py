@@ -16,9 +16,8 @@ from typing import Any
 
 from pituning.backbones import load_backbone
 from pituning.cli.options import add_options, read_options
-from pituning.cli.pictures import require_pictures
 from pituning.cli.recipes import Recipe, add_recipe_option, recipe_of
-from pituning.cli.tasks import pool_named, task_named, warn_of_doubts
+from pituning.cli.tasks import look_over, pool_named, task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.cli.tune_report import stage_titles, told_lead, told_worse, tune_report
 from pituning.distributed import from_first, is_first
@@ -84,8 +83,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     recipe = recipe_of(options)
     config = tuning_of(options, recipe)
     task, pool = task_named(options.task), pool_named(options.pool)
-    require_pictures(task)
-    warn_of_doubts(task)
+    look_over(task)
     backbone = load_backbone(options.backbone, settings=recipe.model)
     result = pi_tune(
         backbone,
