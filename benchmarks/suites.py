@@ -7,10 +7,11 @@
     python benchmarks/suites.py mini20 tune       # each target and seed
     python benchmarks/report.py                   # REPORT.md from all results
 
-The other suites are the real tasks of `shared/data`: `pictures` on ofa-mini, `language` on MiniLM, whose
-tasks have heads of their own, so that no expert is of use `untrained`. One JSON a run, in results/SUITE; what
-is there is not done again. `--only` takes some of the tasks, `--threads` torch's threads, so that two
-processes can share the work.
+LoRA experts of the twenty: `mini20 pool --pool-recipe mini20-lora --pool POOL`, then `mini20 full --pool POOL
+--results results/mini20-lora`. The other suites are the real tasks of `shared/data`: `pictures` on ofa-mini,
+`language` on MiniLM, whose tasks have heads of their own, so that no expert is of use `untrained`. One JSON a
+run, in results/SUITE; what is there is not done again. `--only` takes some of the tasks, `--threads` torch's
+threads, so that two processes can share the work.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -289,36 +289,29 @@ def scratch_beside(target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except FileExistsError as error:  # where a folder should be
+        raise unwritable(target, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))) from error
     except OSError as error:
         raise unwritable(target, error) from error
 
 
 def require_place(target: Path) -> None:
-    """Find out whether `target` could be made; what that takes is removed again.
+    """Find out whether `target` could be made: in the innermost folder above it that is there.
 
     Raises:
         ExpertError: it could not.
     """
-    with new_parents_removed(target):
-        scratch_beside(target).rmdir()
-
-
-@contextmanager
-def new_parents_removed(target: Path) -> Iterator[None]:
-    """Folders above `target` that were made meanwhile go again, but for those that hold something."""
-    made = [folder for folder in target.parents if not folder.exists()]
+    above = next(folder for folder in target.absolute().parents if folder.exists())
     try:
-        yield
-    finally:
-        for folder in made:  # from the innermost
-            with suppress(OSError):
-                folder.rmdir()
+        Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=above)).rmdir()
+    except OSError as error:
+        raise unwritable(target, error) from error
 
 
 def unwritable(target: Path, error: OSError) -> ExpertError:
     """The error for a folder that cannot be written (permissions, full disk)."""
     return ExpertError(
         f"{target.parent} must be writable and have room",
-        "Not a directory" if isinstance(error, FileExistsError) else f"{error.strerror or error}",
+        f"{error.strerror or error}",
         "Free space, mend the permissions or choose another folder; nothing was changed.",
     )

@@ -123,7 +123,8 @@ class Task:
         short = [label for label, count in Counter(map(self._class, train)).items() if count < shots]
         if short:
             told = f" of {listed(sorted(short))}" if self._classes else ""
-            log.warning("%d shots were asked for; there are fewer training examples%s", shots, told)
+            asked = "%s: %d shots were asked for; there are fewer distinct training examples%s"
+            log.warning(asked, self.name, shots, told)
         used = {example.digest for example in train}
         rest = [e for e in self.validation or self.train if e.digest not in used]
         validation = draw(rest, Counter(map(self._class, train)), self._class, seed)

@@ -359,6 +359,35 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
         lambda w, t: ("predict", w.task(), "--pool", w.pool),
         ("its own expert's embedding", "no expert 'target'", "pituning train"),
     ),
+    "task without an expert in the carried pool": (
+        lambda w, t: ("predict", w.task(), "--pool", "mini20"),
+        ("mini20 has no expert 'target'", "Use `tune`", "the carried pool stays as it is"),
+    ),
+    **{
+        f"{verb[-1]} of a pool that would hide the carried one": (
+            lambda w, t, make=make: make(w),
+            ("a new pool has a name of its own", "'mini20'", "Choose another folder"),
+        )
+        for *verb, make in (
+            ("train", lambda w: training(w, w.task(), "mini20")),
+            ("pool", "build", lambda w: ("pool", "build", "mini20", w.task(), "--backbone", w.backbone)),
+            ("pool", "add", lambda w: ("pool", "add", "mini20", w.pool / "a")),
+            ("pool", "pull", lambda w: ("pool", "pull", "mini20", "--from", w.pool)),
+        )
+    },
+    "results in a file": (
+        lambda w, t: (
+            "bench",
+            w.task(),
+            "--backbone",
+            w.backbone,
+            "--pool",
+            w.pool,
+            "--out",
+            w.task() / "task.json",
+        ),
+        ("results go into a folder", "task.json: it is a file", "Choose another --out"),
+    ),
     "embedding on other data": (
         lambda w, t: ("embed", w.task("a"), "--pool", w.pool, "--shots", 2),
         ("the data it was trained on", "other --shots", "--replace"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -243,15 +244,40 @@ def test_a_run_goes_on_with_what_check_finds_fault_with_and_says_so(world: World
     tuned = call("tune", task, "--pool", world.pool, "--out", tmp_path / "out", *shared, "--expert-epochs", 1)
     trained = call("train", task, "--pool", tmp_path / "one", *shared)
     built = call("pool", "build", tmp_path / "two", task, "--backbone", world.backbone)
-    for outcome in (tuned, trained, built):
+    made = ("bench", task, "--backbone", world.backbone, "--pool", world.pool, "--out", tmp_path / "three")
+    compared = call(*made, "--methods", "base", "--seed", 0)
+    for outcome in (tuned, trained, built, compared):
         assert outcome.code == 0, outcome
         assert "leaky: test inputs must not be in the training data; given: test row 1" in outcome.err
         assert "must have text_a; given: test row 3: none" in outcome.err
 
 
-def test_fewer_examples_than_shots_are_told(world: World, tmp_path: Path) -> None:
-    outcome = tune(world, tmp_path / "out", "--shots", 100)
-    assert outcome.err.count("100 shots were asked for; there are fewer training examples of green, red") == 1
+def test_a_row_at_fault_is_named_as_it_stands_in_the_file(world: World, tmp_path: Path) -> None:
+    task = write_task(tmp_path / "blank")
+    rows = read_rows(task / "train.jsonl")
+    write_rows(task / "train.jsonl", [*rows[:6], {"text_a": "  ", "label": "red"}, *rows[6:]])
+    for seed in range(3):
+        few = ("--shots", 12, "--seed", seed, *SHORT)
+        outcome = call("train", task, "--backbone", world.backbone, "--pool", tmp_path / f"pool{seed}", *few)
+        assert "must have text_a; given: train row 7: none" in outcome.err
+
+
+def test_the_command_to_score_again_scores_what_there_is(world: World, tmp_path: Path) -> None:
+    task = write_task(tmp_path / "untested")
+    (task / "test.jsonl").unlink()
+    fixed = ("--backbone", world.backbone, "--pool", world.pool, "-k", 2, *SHORT, "--expert-epochs", 1)
+    told = call("tune", task, *fixed, "--out", tmp_path / "out").out.splitlines()
+    _, command = told[-1].split("evaluate it again: pituning ")
+    assert call(*shlex.split(command)).code == 0
+    (task / "validation.jsonl").unlink()
+    assert "again" not in call("tune", task, *fixed, "--out", tmp_path / "other").out
+
+
+def test_fewer_examples_than_shots_and_neighbours_than_k_are_told(world: World, tmp_path: Path) -> None:
+    outcome = tune(world, tmp_path / "out", "--shots", 100, "-k", 4)
+    short = "target: 100 shots were asked for; there are fewer distinct training examples of green, red"
+    assert outcome.err.count(short) == 1
+    assert "k is 4, but 3" in outcome.err
 
 
 def test_the_carried_pool_has_a_name(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

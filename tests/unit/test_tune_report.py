@@ -21,6 +21,7 @@ from pituning.expert import attach_expert
 from pituning.predict import embed
 from pituning.recipe import PiResult
 from pituning.report import ExampleShown, report_page
+from pituning.selection import Lead
 from pituning.task import Task
 from pituning.train import evaluate, train_expert
 
@@ -137,6 +138,16 @@ def test_a_result_that_is_worse_than_the_bare_backbone_is_told(
         scored = replace(result, scores={**result.scores, "base": 0.5, "pi": pi})
         assert (told in as_text(scored, Path("out"))) is expected
     assert told not in as_text(replace(result, scores={}), Path("out"))
+
+
+def test_a_mixture_that_is_kept_though_behind_is_told(
+    tuned: Callable[[str], tuple[Backbone, Task, Pool, PiResult]],
+) -> None:
+    *_, result = tuned("t5")
+    told = "kept all the same, being behind by no more than its standard error"
+    for mean, kept, expected in ((-0.1, "mixture", True), (-0.1, "expert", False), (0.1, "mixture", False)):
+        judged = replace(result, kept=kept, lead=Lead(mean, 0.2, 6))
+        assert (told in as_text(judged, Path("out"))) is expected
 
 
 def test_without_test_data_or_neighbours_there_is_still_a_page(

@@ -78,7 +78,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(out, error) from error
+        given = f"{out}: {'it is a file' if out.is_file() else error.strerror or error}"
+        raise ConfigError("results go into a folder", given, "Choose another --out.") from error
     backbone = load_backbone(options.backbone, settings=recipe.model)
     for task in tasks:
         backbone.check(task)

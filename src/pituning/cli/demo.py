@@ -10,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pituning.cli.terminal import progress_wanted
 from pituning.cli.tune import as_text, describe
 from pituning.cli.tune_report import tune_report
 from pituning.errors import ConfigError
-from pituning.expert import new_parents_removed, scratch_beside, unwritable
+from pituning.expert import scratch_beside, unwritable
 from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
 from pituning.recipe import pi_tune
@@ -80,15 +80,18 @@ def _appearing(out: Path) -> Iterator[Path]:
         raise ConfigError(
             "a demo starts in a new folder", f"{str(out)!r}, which exists", "Choose another --out."
         )
-    with new_parents_removed(out):
-        around = scratch_beside(out)
+    new = [folder for folder in out.parents if not folder.exists()]
+    around = scratch_beside(out)
+    try:
+        scratch = around / out.name
+        scratch.mkdir()
+        yield scratch
         try:
-            scratch = around / out.name
-            scratch.mkdir()
-            yield scratch
-            try:
-                os.replace(scratch, out)
-            except OSError as error:
-                raise unwritable(out, error) from error
-        finally:
-            shutil.rmtree(around, ignore_errors=True)
+            os.replace(scratch, out)
+        except OSError as error:
+            raise unwritable(out, error) from error
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
+        for folder in new:  # from the innermost; one that holds something stays
+            with suppress(OSError):
+                folder.rmdir()

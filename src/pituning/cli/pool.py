@@ -10,7 +10,7 @@ from pituning.building import adopt, obstacles
 from pituning.cli import pool_build, pool_share
 from pituning.cli.embed import as_trained, backbone_of
 from pituning.cli.recipes import add_recipe_option
-from pituning.cli.tasks import task_named
+from pituning.cli.tasks import require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import PoolError
 from pituning.expert import Expert
@@ -91,6 +91,7 @@ def _verify(pool: Pool, repair: bool) -> tuple[dict[str, Any], str]:
 
 def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Admit an adapter of any origin, checked on its --backbone and embedded on its --task."""
+    require_own_pool(options.pool)
     expert = Expert.load(options.items[0])
     expert = expert.renamed(options.name) if options.name else expert
     Pool.check_name(expert.name)

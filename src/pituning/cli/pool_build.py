@@ -11,7 +11,7 @@ from typing import Any
 from pituning.backbones import Backbone, load_backbone
 from pituning.building import BuildError, Engine, build_pool, in_process
 from pituning.cli.recipes import recipe_of
-from pituning.cli.tasks import look_over, members, task_named
+from pituning.cli.tasks import look_over, members, require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted
 from pituning.errors import ConfigError, PituningError, PoolError, TaskError
 from pituning.manifest import MANIFEST
@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         given = "no task" if not options.items else "no --backbone"
         fix = "pituning pool build POOL TASK... --backbone minilm"
         raise PoolError("`pool build` takes tasks and their --backbone", given, fix)
+    require_own_pool(options.pool)
     tasks = _sound([name for item in options.items for name in members(item)])
     recipe = recipe_of(options)
     config = TrainConfig(**{**recipe.train, **({"method": options.method} if options.method else {})})

@@ -6,6 +6,7 @@ import argparse
 from contextlib import suppress
 from typing import Any
 
+from pituning.cli.tasks import require_own_pool
 from pituning.cli.terminal import progress_wanted
 from pituning.errors import PoolError
 from pituning.remote import pull, push
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if pushing:
         done = push(options.pool, where, names, **shown)
     else:
+        require_own_pool(options.pool)
         done = pull(options.pool, where, names, options.revision, **shown)
     at = f" at commit {done.revision}" if done.revision else ""
     lines = [f"{options.action}ed {len(done.experts)} experts {option.strip('-')} {done.where}{at}"]

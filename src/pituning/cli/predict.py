@@ -9,6 +9,7 @@ from pituning.cli.tasks import pool_named, task_named
 from pituning.cli.terminal import table
 from pituning.errors import PoolError, StaleEmbeddingError
 from pituning.neighborhood import Neighborhood
+from pituning.weights import MINI20
 
 EXAMPLE = "pituning predict data/cr --pool pool -k 3"
 
@@ -28,18 +29,19 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Rank."""
     task, pool = task_named(options.task), pool_named(options.pool)
     name = options.name or task.name
+    carried = pool.path == MINI20 and "Use `tune`, which trains an expert; the carried pool stays as it is."
     if name not in pool:
         raise PoolError(
             "a task is predicted from its own expert's embedding",
             f"{options.pool} has no expert {name!r}",
-            f"Run `pituning train {options.task} --pool {options.pool} ...` first, or use `tune`.",
+            carried or f"Run `pituning train {options.task} --pool {options.pool} ...` first, or use `tune`.",
         )
     around = Neighborhood.of(pool)
     if name not in around.embeddings or around.embeddings[name].source != task.source:
         raise StaleEmbeddingError(
             f"expert {name!r} must have been embedded on the data of {options.task}",
             "it was not" if name in around.embeddings else "it has no embedding",
-            "Train it again with --replace, or run `pituning embed`.",
+            carried or "Train it again with --replace, or run `pituning embed`.",
         )
     own, embedding = around.experts[name], around.embeddings[name]
     refused = around.refusals(own, embedding, options.space)

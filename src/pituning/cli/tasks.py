@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pituning.errors import TaskError
+from pituning.errors import PoolError, TaskError
 from pituning.faults import image_faults, row_faults
 from pituning.pool import Pool
 from pituning.task import Example, Task, load_task
@@ -15,6 +15,7 @@ from pituning.weights import MINI20
 log = logging.getLogger(__name__)
 
 MINI = "mini20/"
+CARRIED = "mini20"  # the pool of their experts
 
 
 def task_named(name: str) -> Task:
@@ -36,7 +37,14 @@ def pool_named(name: str) -> Pool:
     Raises:
         PoolError: there is neither, or it is damaged.
     """
-    return Pool(MINI20 if name == MINI.rstrip("/") and not Path(name).exists() else name)
+    return Pool(MINI20 if name == CARRIED and not Path(name).exists() else name)
+
+
+def require_own_pool(name: str) -> None:
+    """Raise PoolError where a new pool would hide the carried one, which is read by that name."""
+    if name == CARRIED and not Path(name).exists():
+        given = f"{name!r}, which is that of the pool that the package carries"
+        raise PoolError("a new pool has a name of its own", given, "Choose another folder.")
 
 
 def look_over(task: Task) -> None:
@@ -61,7 +69,7 @@ def look_over(task: Task) -> None:
 
 def members(name: str) -> list[str]:
     """The names of all twenty for `mini20`; any other name alone."""
-    if name != MINI.rstrip("/"):
+    if name != CARRIED:
         return [name]
     from pituning.mini20 import NAMES
 

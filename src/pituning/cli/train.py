@@ -10,7 +10,7 @@ from pituning.backbones import load_backbone
 from pituning.building import add_expert
 from pituning.cli.options import add_options, read_options
 from pituning.cli.recipes import add_recipe_option, recipe_of
-from pituning.cli.tasks import look_over, task_named
+from pituning.cli.tasks import look_over, require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted
 from pituning.distributed import from_first
 from pituning.errors import PoolError
@@ -48,11 +48,11 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     fisher = read_options(options, FisherConfig, prefix="fisher")
     name = options.name or task.name
     _check_place(options, name)
+    look_over(task)
     if options.shots is not None:
         task = task.sample(options.shots, config.seed)
     backbone = load_backbone(options.backbone, settings=recipe.model)
     backbone.check(task)
-    look_over(task)
     if config.method:
         peft_config(config.method, backbone.model, heads=backbone.head_modules(backbone.model))
     # last: a mistake leaves no empty pool
@@ -87,6 +87,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def _check_place(options: argparse.Namespace, name: str) -> None:
     """Find what is wrong with the name and the pool before anything is loaded."""
     Pool.check_name(name)
+    require_own_pool(options.pool)
     if not (Path(options.pool) / MANIFEST).is_file():
         return
     pool = Pool(options.pool)

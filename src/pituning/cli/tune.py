@@ -99,10 +99,13 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     page = out / REPORT
     document = {**describe(result, config, out), "report": str(page)}
     again = f"pituning eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
-    report = report_page(tune_report(backbone, task, pool, result, [options.command, again]))
+    again += "" if task.test else " --split validation"
+    commands = [options.command, *([again] if task.test or task.validation else [])]
+    report = report_page(tune_report(backbone, task, pool, result, commands))
     _save(result.expert, document, report, workdir / "adapter", out)
     shutil.rmtree(workdir, ignore_errors=True)
-    return document, f"{as_text(result, out)}\nreport: {page}\nevaluate it again: {again}"
+    told = [as_text(result, out), f"report: {page}", *(f"evaluate it again: {c}" for c in commands[1:])]
+    return document, "\n".join(told)
 
 
 def _save(expert: Expert, document: dict[str, Any], page: str, scratch: Path, out: Path) -> None:
