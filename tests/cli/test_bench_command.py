@@ -83,7 +83,7 @@ def test_a_method_that_does_not_fit_says_why_and_stops_no_other(world: World, tm
     ("wrong", "said"),
     [
         (("--methods", "tie"), "Did you mean 'ties'?"),
-        (("--out", "/proc/none"), "/proc must be writable"),
+        (("--out", "/proc/none"), "results go into a folder"),
         (("--seed", "-1"), "seed must lie in"),
         (("--shots", "0"), "shots must be at least 1"),
     ],
