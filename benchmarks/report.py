@@ -34,6 +34,12 @@ SUITES = {
         "that a start also counts as it is on those of refcoco (seed 1) and refcocog, and on validation",
         "results of qqp, rte, mnli (seed 1) and mrpc (seed 2). Other seeds and tasks had no part in it.",
     ],
+    "unrelated": [
+        "## Pools without a relative: mini20 on ofa-mini",
+        "",
+        "The six tasks of texts with the nine experts of pictures without a text, and the eight tasks that",
+        "name what a picture shows with the six experts of texts: what mixing costs where nothing can help.",
+    ],
     "pictures": [
         "## Real pictures, on ofa-mini",
         "",

@@ -8,7 +8,8 @@
     python benchmarks/report.py                   # REPORT.md from all results
 
 LoRA experts of the twenty: `mini20 pool --pool-recipe mini20-lora --pool POOL`, then `mini20 full --pool POOL
---results results/mini20-lora`. The other suites are the real tasks of `shared/data`: `pictures` on ofa-mini,
+--results results/mini20-lora`; with experts of pictures alone: `mini20 tune --modality image --only rte ...
+--results results/unrelated`. The other suites are the real tasks of `shared/data`: `pictures` on ofa-mini,
 `language` on MiniLM, whose tasks have heads of their own, so that no expert is of use `untrained`. One JSON a
 run, in results/SUITE; what is there is not done again. `--only` takes some of the tasks, `--threads` torch's
 threads, so that two processes can share the work.
@@ -79,6 +80,16 @@ SUITES = {
 }
 
 
+def of_modality(pool: Pool, modality: str, folder: Path) -> Pool:
+    """The experts of tasks of one modality alone, in a pool of their own."""
+    made = Pool.create(folder, init_seed=pool.init_seed)
+    for name in pool:
+        expert = pool.get(name)
+        if expert.card.modality == modality and name not in made:
+            made.add(expert, pool.embedding(name))
+    return made
+
+
 def full(backbone: Backbone, pool: Pool, task: Task, results: Path) -> None:
     file = results / f"{task.name}-full.json"
     if file.exists():
@@ -126,6 +137,7 @@ def main() -> None:
     parser.add_argument("stage", choices=["pool", "full", "untrained", "tune"])
     parser.add_argument("--pool-recipe", help="(default: the suite's)")
     parser.add_argument("--pool", type=Path, help="(default: the carried one, or WORK/pool)")
+    parser.add_argument("--modality", help="only the pool's experts of tasks of this modality")
     parser.add_argument("--work", type=Path, help="folder of what is kept (default: work/SUITE)")
     parser.add_argument("--results", type=Path, help="folder of the JSON (default: results/SUITE)")
     parser.add_argument("--only", nargs="*", help="tasks")
@@ -142,6 +154,8 @@ def main() -> None:
         remember_pictures(backbone)
     carried = suite.carried and options.stage != "pool" and not options.pool
     pool = Pool(MINI20) if carried else Pool.create(options.pool or options.work / "pool")
+    if options.modality:
+        pool = of_modality(pool, options.modality, options.work / f"only {options.modality}")
     names = options.only or suite.tasks
     if options.stage == "pool":
         config = TrainConfig(**read_recipe(options.pool_recipe or suite.pool_recipe).train)
