@@ -69,14 +69,16 @@ class Suite:
     tasks: Mapping[str, Callable[[], Task]]
     pool_recipe: str
     backbone: str = "ofa-mini"
-    recipe: str | None = "ofa-mini"
+    recipe: str = "ofa-mini"
     carried: bool = False
 
 
 SUITES = {
     "mini20": Suite({name: lambda name=name: mini_task(name) for name in NAMES}, "mini20", carried=True),
     "pictures": Suite(real_tasks("vision/*", "vl/*"), str(HERE / "pictures.yaml")),
-    "language": Suite(real_tasks("language/*"), str(HERE / "language.yaml"), "minilm", None),
+    "language": Suite(
+        real_tasks("language/*"), str(HERE / "language.yaml"), "minilm", str(HERE / "language-targets.yaml")
+    ),
 }
 
 
@@ -148,8 +150,7 @@ def main() -> None:
     options.results = options.results or HERE / "results" / options.suite
     torch.set_num_threads(options.threads)
     suite = SUITES[options.suite]
-    backbone = load_backbone(suite.backbone)
-    recipe = read_recipe(suite.recipe) if suite.recipe else Recipe()
+    backbone, recipe = load_backbone(suite.backbone), read_recipe(suite.recipe)
     if suite.backbone == "ofa-mini":
         remember_pictures(backbone)
     carried = suite.carried and options.stage != "pool" and not options.pool
