@@ -30,16 +30,15 @@ def one_run(backbone: Backbone, task: Task, pool: Pool, config: PiConfig, cache:
     start = time.monotonic()
     result = pi_tune(backbone, task, pool, config)
     few = task.sample(config.shots, config.seed) if config.shots else task
-    scores = {**result.scores, "mixture": _mixture(backbone, task, result)}
-    if not backbone.head_modules(
-        backbone.model
-    ):  # under a head that each task has of its own, none is of use
-        neighbors = [neighbor.name for neighbor in result.neighbors]
-        scores["zero-shot"] = alone(backbone, task, pool, neighbors, cache)
+    neighbors = [neighbor.name for neighbor in result.neighbors]
     return {
         "task": task.name,
         "metric": task.metric,
-        "scores": scores,
+        "scores": {
+            **result.scores,
+            "mixture": _mixture(backbone, task, result),
+            "zero-shot": alone(backbone, task, pool, neighbors, cache),
+        },
         "kept": result.kept,
         "start": result.start,
         "best_neighbor": result.best_neighbor,

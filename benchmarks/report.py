@@ -49,9 +49,8 @@ SUITES = {
     "language": [
         "## Real language tasks, on MiniLM",
         "",
-        "At most 500 test examples a task. MiniLM gets a new head for each task, so that nothing is of use",
-        "untrained: *no adapter* has that head as it was drawn, *best neighbour* that of the target's own",
-        "expert.",
+        "At most 500 test examples a task. MiniLM answers with the candidate whose words are nearest to the",
+        "text's, so that it can be asked without training, too.",
     ],
 }
 COLUMNS = ("base", "zero-shot", "full", "expert", "neighbor", "mixture", "pi")
@@ -146,21 +145,16 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
     )
     gap = paired_difference(pi, own)
     spread = _spread([row["pi"] - row["expert"] for row in rows])
+    untrained, best = (means[column] - means["base"] for column in ("zero-shot", "neighbor"))
     interval = "" if gap.low is None else f", 95 % interval [{gap.low:+.2f}, {gap.high:+.2f}]"
-    lines += [
+    return [
+        *lines,
         f"| **mean** {_cells(means)} | {gap.mean:+.2f} ± {spread:.1f} | | |",
         "",
         f"Mean gain of π over the own expert {gap.mean:+.2f} points{interval} (bootstrap over tasks and "
         f"seeds); positive on {gap.better} of {gap.tasks}, negative on {gap.worse}.",
-    ]
-    if means["zero-shot"] is not None:
-        untrained, best = (means[column] - means["base"] for column in ("zero-shot", "neighbor"))
-        lines.append(
-            f"Without any training on the target, over no adapter: the neighbours' uniform mixture "
-            f"{untrained:+.2f}, the best neighbour as it is {best:+.2f} points."
-        )
-    return [
-        *lines,
+        f"Without any training on the target, over no adapter: the neighbours' uniform mixture "
+        f"{untrained:+.2f}, the best neighbour as it is {best:+.2f} points.",
         "",
         *keeping(runs),
         *reachable([run for run in found if "untrained" in run]),

@@ -10,9 +10,8 @@
 LoRA experts of the twenty: `mini20 pool --pool-recipe mini20-lora --pool POOL`, then `mini20 full --pool POOL
 --results results/mini20-lora`; with experts of pictures alone: `mini20 tune --modality image --only rte ...
 --results results/unrelated`. The other suites are the real tasks of `shared/data`: `pictures` on ofa-mini,
-`language` on MiniLM, whose tasks have heads of their own, so that no expert is of use `untrained`. One JSON a
-run, in results/SUITE; what is there is not done again. `--only` takes some of the tasks, `--threads` torch's
-threads, so that two processes can share the work.
+`language` on MiniLM. One JSON a run, in results/SUITE; what is there is not done again. `--only` takes some
+of the tasks, `--threads` torch's threads, so that two processes can share the work.
 """
 
 from __future__ import annotations
