@@ -2,16 +2,23 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.runs
 STAMP := $(VENV)/.installed
 
 .PHONY: setup fix check fast test bench demo clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+$(RUNS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+$(STAMP): $(RUNS)
+	$(PIP) -e ".[dev]"
 	touch $@
 
 fix: setup  ## format and mend what can be mended
@@ -34,10 +41,10 @@ test: setup  ## all tests
 	$(PYTEST)
 
 bench: setup  ## speed and memory, as ratios measured side by side
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt opacus
+	$(PIP) opacus
 	$(BIN)/python benchmarks/speed.py
 
-demo: setup  ## the whole method on one of twenty small tasks, offline
+demo: $(RUNS)  ## the whole method on one of twenty small tasks, offline
 	$(BIN)/pituning demo
 
 clean:

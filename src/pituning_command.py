@@ -40,16 +40,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
-        print(f"error: {message}. Run `{self.prog} --help` for an example.", file=sys.stderr)
+        said = message if message.endswith("?") else f"{message}."
+        print(f"error: {said} Run `{self.prog} --help` for an example.", file=sys.stderr)
         sys.exit(2)
 
     def finish(self) -> None:
         """Add what every verb takes, and a usage line with what must be given alone."""
         self.add_argument("--json", action="store_true", help="one JSON document on stdout")
         if "seed" not in [action.dest for action in self._actions]:
-            self.add_argument(
-                "--seed", type=int, help="taken by every verb; this one draws no random numbers"
-            )
+            self.add_argument("--seed", type=int, help="taken by every verb; this one has no use for it")
         needed = []
         for action in self._actions:
             name = action.metavar or "|".join(action.choices or ()) or action.dest.upper()

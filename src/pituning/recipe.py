@@ -42,6 +42,7 @@ class PiResult:
         own: the target's own expert; how it was trained is on its card.
         mixture: the collapsed mixture, kept or not.
         history: how the mixture was tuned; see `FitResult`.
+        best_epoch: of which the state was kept; 0 is the mixture before tuning.
         similarity: of all pairs of the target (under its own expert's name) and the experts that it could be
             mixed with, one of its own task or data among them.
         space: in which they are mixed.
@@ -72,6 +73,7 @@ class PiResult:
     own: Expert
     mixture: Expert
     history: list[dict[str, int | float]]
+    best_epoch: int
     neighbors: list[Neighbor]
     similarity: dict[str, dict[str, float]]
     space: Space
@@ -133,7 +135,8 @@ def pi_tune(
     around, stage = Neighborhood.of(pool), _Stages(workdir, resume, progress)
 
     # 1. Expert: the target's own, from the pool's initialisation.
-    log.info("expert: training the task's own")
+    sizes = f"{len(target.train)} examples, with {len(target.validation)} others to validate on"
+    log.info("expert: training the task's own on %s", sizes)
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
     expert = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
     own = expert(target, training, **stage("expert"))
@@ -178,6 +181,7 @@ def pi_tune(
         own=own,
         mixture=after,
         history=tuned.history,
+        best_epoch=tuned.best_epoch,
         neighbors=neighbors,
         similarity=around.similarity(own.name, embedding, space=config.space, without=refused),
         space=config.space,

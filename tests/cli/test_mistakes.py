@@ -256,7 +256,7 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     ),
     "unknown option": (
         lambda w, t: tuning(w, t / "out", "--shot", "4"),
-        ("given: --shot 4", "did you mean --shots?", "pituning tune --help"),
+        ("given: --shot 4", "did you mean --shots? Run `pituning tune --help`"),
     ),
     "family is no option": (
         lambda w, t: training(w, w.task(), t / "pool", "--family", "causal"),

@@ -30,6 +30,7 @@ from transformers import AutoModel
 
 import pituning_command
 from pituning.backbones import load_backbone
+from pituning.cli.terminal import program
 from pituning.expert import attach
 from pituning.pool import Pool
 from pituning.task import load_task
@@ -114,7 +115,7 @@ def test_tune_for_people_shows_weights_and_scores(world: World, tmp_path: Path) 
         "decided by validation: loss of",
         "saved: ",
         f"report: {tmp_path / 'out' / 'report.html'}",
-        f"evaluate it again: pituning eval {world.task()} --expert {tmp_path / 'out'}",
+        f"evaluate it again: {program()} eval {world.task()} --expert {tmp_path / 'out'}",
     )
     for part in wanted:
         assert part in text
@@ -267,10 +268,25 @@ def test_the_command_to_score_again_scores_what_there_is(world: World, tmp_path:
     (task / "test.jsonl").unlink()
     fixed = ("--backbone", world.backbone, "--pool", world.pool, "-k", 2, *SHORT, "--expert-epochs", 1)
     told = call("tune", task, *fixed, "--out", tmp_path / "out").out.splitlines()
-    _, command = told[-1].split("evaluate it again: pituning ")
+    _, command = told[-1].split(f"evaluate it again: {program()} ")
     assert call(*shlex.split(command)).code == 0
     (task / "validation.jsonl").unlink()
     assert "again" not in call("tune", task, *fixed, "--out", tmp_path / "other").out
+
+
+def test_the_command_is_typed_by_its_path_where_the_shell_does_not_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "bin" / "pituning"
+    monkeypatch.setattr(sys, "executable", str(command.with_name("python")))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert program() == "pituning", "it is run in another way"
+    command.parent.mkdir()
+    command.touch(mode=0o755)
+    assert program() == "bin/pituning"
+    monkeypatch.setenv("PATH", str(command.parent))
+    assert program() == "pituning"
 
 
 def test_fewer_examples_than_shots_and_neighbours_than_k_are_told(world: World, tmp_path: Path) -> None:

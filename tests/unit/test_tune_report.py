@@ -100,6 +100,8 @@ def tuned(
             pool.add(expert, embed(backbone, expert, other))
         target = tiny.task_for(kind, validation=6)
         target = replace(target, name="target", test=tiny.task_for(kind, 5).train * 3)
+        expert = train_expert(backbone, target, BRIEF, name="same")
+        pool.add(expert, embed(backbone, expert, target))
         return backbone, target, pool, pi_tune(backbone, target, pool, CONFIG)
 
     return run
@@ -111,7 +113,8 @@ def test_the_page_holds_the_result(
 ) -> None:
     backbone, task, pool, result = tuned(kind)
     report = tune_report(backbone, task, pool, result, ["pituning tune"])
-    assert report.names == ["target:target", "other1", "other2"]
+    assert report.names == ["target:target", "other1", "other2"], "not the pool's own of this task"
+    assert [title.split("; kept ")[0] for title in report.curves] == ["The task's own expert", "The mixture"]
     assert report.modalities == [task.modality] * 3
     assert report.neighbors.keys() == {"other1", "other2"}
     assert list(report.scores.values()) == list(result.scores.values())

@@ -16,7 +16,7 @@ from typing import Any
 
 from pituning.backbones import load_backbone
 from pituning.cli.recipes import read_recipe
-from pituning.cli.terminal import progress_wanted
+from pituning.cli.terminal import program, progress_wanted
 from pituning.cli.tune import as_text, describe
 from pituning.cli.tune_report import tune_report
 from pituning.errors import ConfigError
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         result = pi_tune(backbone, task, pool, config, progress=progress_wanted(options.json))
         result.expert.save(scratch / "adapter")
         folder, page = out / "adapter", out / "report.html"
-        again = f"pituning eval mini20/{task.name} --backbone ofa-mini --expert {shlex.quote(str(folder))}"
+        again = f"{program()} eval mini20/{task.name} --backbone ofa-mini --expert {shlex.quote(str(folder))}"
         report = tune_report(backbone, task, pool, result, [options.command, again])
         write_report(report, scratch / page.name)
     document = {**describe(result, config, folder), "report": str(page)}

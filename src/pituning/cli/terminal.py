@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -43,6 +46,12 @@ def tell_progress() -> None:
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, _Stderr) for handler in log.handlers):
         log.addHandler(_Stderr())
+
+
+def program() -> str:
+    """How the command is typed here: by its path where it is not among those that the shell finds."""
+    here = Path(sys.executable).with_name("pituning")
+    return "pituning" if shutil.which("pituning") or not here.exists() else os.path.relpath(here)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

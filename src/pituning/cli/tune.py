@@ -18,7 +18,7 @@ from pituning.backbones import load_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.recipes import Recipe, add_recipe_option, recipe_of
 from pituning.cli.tasks import look_over, pool_named, task_named
-from pituning.cli.terminal import progress_wanted, table
+from pituning.cli.terminal import program, progress_wanted, table
 from pituning.cli.tune_report import stage_titles, told_lead, told_worse, tune_report
 from pituning.distributed import from_first, is_first
 from pituning.errors import ExpertError
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         return {}, ""
     page = out / REPORT
     document = {**describe(result, config, out), "report": str(page)}
-    again = f"pituning eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
+    again = f"{program()} eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
     again += "" if task.test else " --split validation"
     commands = [options.command, *([again] if task.test or task.validation else [])]
     report = report_page(tune_report(backbone, task, pool, result, commands))

@@ -33,7 +33,8 @@ def tune_report(
     backbone: Backbone, task: Task, pool: Pool, result: PiResult, commands: Sequence[str]
 ) -> Report:
     """The result of `pi_tune(backbone, task, pool)`, with the answers to some test examples."""
-    names = list(result.similarity)
+    told = {result.own.name, *(expert.name for expert in result.others(pool))}
+    names = [name for name in result.similarity if name in told]
     modalities = {name: pool.get(name).card.modality for name in names if name != result.own.name}
     modalities[result.own.name] = task.modality
     titles = stage_titles(result)
@@ -47,7 +48,12 @@ def tune_report(
         neighbors={neighbor.name: neighbor.similarity for neighbor in result.neighbors},
         weights=result.weights_by_group,
         plane=plane_between(backbone, task, pool, result),
-        curves={"The task's own expert": result.own.card.history, "The mixture": result.history},
+        curves={
+            f"The task's own expert; {_told_epoch(result.own.card.recipe['best_epoch'])}": (
+                result.own.card.history
+            ),
+            f"The mixture; {_told_epoch(result.best_epoch)}": result.history,
+        },
         scores={titles[stage]: score for stage, score in result.scores.items()},
         metric=result.metric,
         examples=shown_examples(backbone, task, result, pool.init_seed),
@@ -75,6 +81,10 @@ def _told_start(result: PiResult) -> str:
     if not result.start:
         return "equal weights"
     return f"mostly {result.start}"
+
+
+def _told_epoch(kept: int) -> str:
+    return f"kept as after epoch {kept}" if kept else "kept as it was before"
 
 
 def plane_between(backbone: Backbone, task: Task, pool: Pool, result: PiResult) -> Plane | None:
