@@ -159,7 +159,7 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
         f"{untrained:+.2f}, the best neighbour as it is {best:+.2f} points.",
         "",
         *keeping(runs),
-        *reachable([run for run in found if "untrained" in run]),
+        *reachable([run for run in found if "untrained" in run], "bottleneck adapters"),
         f"{len(runs)} runs of {len(rows)} tasks. Versions: {runs[0]['versions']}.",
         f"Commits when the results were written: {', '.join(sorted({run['commit'] for run in found}))}.",
         "",
@@ -220,10 +220,11 @@ def by_method(adapters: Path, loras: Path) -> list[str]:
         "|---|---|---|",
         *(f"| {name} | {adapter:.1f} | {lora:.1f} |" for name, adapter, lora in rows),
         "",
+        *reachable([json.loads(file.read_text()) for file in sorted(loras.glob("*-untrained.json"))], "LoRA"),
     ]
 
 
-def reachable(found: Sequence[dict[str, Any]]) -> list[str]:
+def reachable(found: Sequence[dict[str, Any]], method: str) -> list[str]:
     """What one expert of another task, as it is, can reach at most, on the tasks where all were tried."""
     if not found:
         return []
@@ -234,9 +235,9 @@ def reachable(found: Sequence[dict[str, Any]]) -> list[str]:
         gains.append(percent(run, scores[best] - scores["base"]))
         told.append(f"{run['task']} by {'none' if best == 'base' else best} {gains[-1]:+.1f}")
     return [
-        f"On the test splits of {len(gains)} tasks all experts of other tasks were tried as they are. What",
-        f"does best on that very split, which no rule can know, is {mean(gains):+.2f} points over no adapter",
-        f"on average: {', '.join(told)}.",
+        f"On the test splits of {len(gains)} tasks the experts of all others ({method}) were tried as they",
+        f"are. What does best on that very split, which no rule can know, is {mean(gains):+.2f} points over",
+        f"no adapter on average: {', '.join(told)}.",
         "",
     ]
 
