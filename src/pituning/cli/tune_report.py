@@ -33,8 +33,8 @@ def tune_report(
     backbone: Backbone, task: Task, pool: Pool, result: PiResult, commands: Sequence[str]
 ) -> Report:
     """The result of `pi_tune(backbone, task, pool)`, with the answers to some test examples."""
-    told = {result.own.name, *(expert.name for expert in result.others(pool))}
-    names = [name for name in result.similarity if name in told]
+    drawn = {result.own.name, *(expert.name for expert in result.others(pool))}
+    names = [name for name in result.similarity if name in drawn]
     modalities = {name: pool.get(name).card.modality for name in names if name != result.own.name}
     modalities[result.own.name] = task.modality
     titles = stage_titles(result)
