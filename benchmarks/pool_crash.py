@@ -23,6 +23,7 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,7 @@ import torch
 from peft import LoraConfig
 from provenance import provenance
 from torch import nn
+from tqdm import tqdm
 
 from pituning.backbones import Backbone, load_backbone
 from pituning.building import build_pool
@@ -110,6 +112,7 @@ def fork(work: Callable[[], None]) -> int:
     child = os.fork()
     if child:
         return child
+    tqdm.set_lock(threading.RLock())  # the usual one is of all processes, and one that is killed may hold it
     try:
         work()
         os._exit(0)

@@ -48,9 +48,10 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     fisher = read_options(options, FisherConfig, prefix="fisher")
     name = options.name or task.name
     _check_place(options, name)
-    look_over(task)
+    whole = task
     if options.shots is not None:
-        task = task.sample(options.shots, config.seed)
+        task = whole.sample(options.shots, config.seed)
+    look_over(whole)  # whose rows are those of the files
     backbone = load_backbone(options.backbone, settings=recipe.model)
     backbone.check(task)
     if config.method:
