@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Callable
 from dataclasses import replace
@@ -114,7 +115,14 @@ def test_the_page_holds_the_result(
     backbone, task, pool, result = tuned(kind)
     report = tune_report(backbone, task, pool, result, ["pituning tune"])
     assert report.names == ["target:target", "other1", "other2"], "not the pool's own of this task"
-    assert [title.split("; kept ")[0] for title in report.curves] == ["The task's own expert", "The mixture"]
+    kept = {"The task's own expert": result.own.card.recipe["best_epoch"], "The mixture": result.best_epoch}
+    assert report.kept_epochs == kept
+    told = {
+        who: f"kept as after epoch {epoch}" if epoch else "kept as it was before"
+        for who, epoch in kept.items()
+    }
+    for who, state in told.items():
+        assert f"{who}, {state}<" in html.unescape(report_page(report))
     assert report.modalities == [task.modality] * 3
     assert report.neighbors.keys() == {"other1", "other2"}
     assert list(report.scores.values()) == list(result.scores.values())

@@ -48,11 +48,10 @@ def tune_report(
         neighbors={neighbor.name: neighbor.similarity for neighbor in result.neighbors},
         weights=result.weights_by_group,
         plane=plane_between(backbone, task, pool, result),
-        curves={
-            f"The task's own expert; {_told_epoch(result.own.card.recipe['best_epoch'])}": (
-                result.own.card.history
-            ),
-            f"The mixture; {_told_epoch(result.best_epoch)}": result.history,
+        curves={"The task's own expert": result.own.card.history, "The mixture": result.history},
+        kept_epochs={
+            "The task's own expert": result.own.card.recipe["best_epoch"],
+            "The mixture": result.best_epoch,
         },
         scores={titles[stage]: score for stage, score in result.scores.items()},
         metric=result.metric,
@@ -81,10 +80,6 @@ def _told_start(result: PiResult) -> str:
     if not result.start:
         return "equal weights"
     return f"mostly {result.start}"
-
-
-def _told_epoch(kept: int) -> str:
-    return f"kept as after epoch {kept}" if kept else "kept as it was before"
 
 
 def plane_between(backbone: Backbone, task: Task, pool: Pool, result: PiResult) -> Plane | None:

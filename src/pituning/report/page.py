@@ -34,6 +34,7 @@ class Report:
         weights: module (or what else shares them) -> expert -> weight.
         plane: the loss between the target's own expert, the nearest and the farthest.
         curves: title -> one entry an epoch, as `FitResult.history` has them.
+        kept_epochs: title -> of which epoch the state was kept; 0 is the one before.
         scores: adapter -> score by `metric`.
         commands: lines to type to get this again.
         facts: what else that takes (versions, seeds), name -> value.
@@ -49,6 +50,7 @@ class Report:
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     plane: Plane | None = None
     curves: Mapping[str, History] = field(default_factory=dict)
+    kept_epochs: Mapping[str, int] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     metric: str = ""
     examples: Sequence[ExampleShown] = ()
@@ -184,7 +186,8 @@ def _curves(report: Report, _: Clusters) -> str:
     charts = {title: loss_chart(history) for title, history in report.curves.items()}
     scores = {title: points(history, "score") for title, history in report.curves.items()}
     figures = [
-        f"<figure><figcaption>{escape(title)}</figcaption>{drawn}{_numbers(report.curves[title])}</figure>"
+        f"<figure><figcaption>{escape(title)}{_kept(report.kept_epochs.get(title))}</figcaption>"
+        f"{drawn}{_numbers(report.curves[title])}</figure>"
         for title, drawn in charts.items()
         if drawn
     ]
@@ -201,6 +204,10 @@ def _curves(report: Report, _: Clusters) -> str:
         "the state before training.</p>"
     )
     return f'{told}<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def _kept(epoch: int | None) -> str:
+    return "" if epoch is None else f", kept as after epoch {epoch}" if epoch else ", kept as it was before"
 
 
 def _numbers(history: History) -> str:
