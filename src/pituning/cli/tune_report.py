@@ -33,10 +33,9 @@ def tune_report(
     backbone: Backbone, task: Task, pool: Pool, result: PiResult, commands: Sequence[str]
 ) -> Report:
     """The result of `pi_tune(backbone, task, pool)`, with the answers to some test examples."""
-    drawn = {result.own.name, *(expert.name for expert in result.others(pool))}
-    names = [name for name in result.similarity if name in drawn]
-    modalities = {name: pool.get(name).card.modality for name in names if name != result.own.name}
+    modalities = {expert.name: expert.card.modality for expert in result.others(pool)}
     modalities[result.own.name] = task.modality
+    names = [name for name in result.similarity if name in modalities]
     titles = stage_titles(result)
     return Report(
         title=f"π-Tuning of {task.name}",
