@@ -211,10 +211,12 @@ class Task:
         `load_task` raises those without which nothing works: missing images and answers, labels that are no
         candidates, a split without texts. This adds images that cannot be decoded, and `doubts`.
         """
-        faults = self._load_faults()
-        for split, examples in self._splits().items():
-            faults += row_faults(split, examples, image_faults)
-        return faults + self.doubts()
+        return [*self._load_faults(), *self.image_faults(), *self.doubts()]
+
+    def image_faults(self) -> list[TaskError]:
+        """Rows whose image cannot be decoded; decodes all."""
+        splits = self._splits().items()
+        return [fault for name, rows in splits for fault in row_faults(name, rows, image_faults)]
 
     def doubts(self) -> list[TaskError]:
         """The faults that training can go on with.

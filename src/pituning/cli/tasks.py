@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from pituning.errors import PoolError, TaskError
-from pituning.faults import image_faults, row_faults
 from pituning.pool import Pool
-from pituning.task import Example, Task, load_task
+from pituning.task import Task, load_task
 from pituning.weights import MINI20
 
 log = logging.getLogger(__name__)
@@ -55,14 +53,7 @@ def look_over(task: Task) -> None:
     Raises:
         TaskError: naming every row whose picture cannot be decoded.
     """
-    splits: dict[str, Sequence[Example]] = {
-        "train": task.train,
-        "validation": task.validation,
-        "test": task.test,
-    }
-    TaskError.collect(
-        [fault for name, rows in splits.items() for fault in row_faults(name, rows, image_faults)]
-    )
+    TaskError.collect(task.image_faults())
     for fault in task.doubts():
         log.warning("%s: %s", task.name, fault)
 
