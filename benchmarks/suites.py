@@ -10,8 +10,9 @@
 LoRA experts of the twenty: `mini20 pool --pool-recipe mini20-lora --pool POOL`, then `mini20 full --pool POOL
 --results results/mini20-lora`; with experts of pictures alone: `mini20 tune --modality image --only rte ...
 --results results/unrelated`. The other suites are the real tasks of `shared/data`: `pictures` on ofa-mini,
-`language` on MiniLM. One JSON a run, in results/SUITE; what is there is not done again. `--only` takes some
-of the tasks, `--threads` torch's threads, so that two processes can share the work.
+`language` on MiniLM, `vision` on EfficientNet-Lite0 (see efficientnet.py). One JSON a run, in results/SUITE;
+what is there is not done again. `--only` takes some of the tasks, `--threads` torch's threads, so that two
+processes can share the work.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from efficientnet import efficientnet
 from few_shot import one_run, remember_pictures, write
 from provenance import provenance
 
@@ -55,6 +57,16 @@ def real_tasks(*patterns: str) -> dict[str, Callable[[], Task]]:
     return {name: lambda path=path: real_task(path) for name, path in paths.items()}
 
 
+def ofa_mini() -> Backbone:
+    backbone = load_backbone("ofa-mini")
+    remember_pictures(backbone)
+    return backbone
+
+
+def minilm() -> Backbone:
+    return load_backbone("minilm")
+
+
 @dataclass(frozen=True)
 class Suite:
     """Tasks, and what they run on.
@@ -67,7 +79,7 @@ class Suite:
 
     tasks: Mapping[str, Callable[[], Task]]
     pool_recipe: str
-    backbone: str = "ofa-mini"
+    backbone: Callable[[], Backbone] = ofa_mini
     recipe: str = "ofa-mini"
     carried: bool = False
 
@@ -76,7 +88,10 @@ SUITES = {
     "mini20": Suite({name: lambda name=name: mini_task(name) for name in NAMES}, "mini20", carried=True),
     "pictures": Suite(real_tasks("vision/*", "vl/*"), str(HERE / "pictures.yaml")),
     "language": Suite(
-        real_tasks("language/*"), str(HERE / "language.yaml"), "minilm", str(HERE / "language-targets.yaml")
+        real_tasks("language/*"), str(HERE / "language.yaml"), minilm, str(HERE / "language-targets.yaml")
+    ),
+    "vision": Suite(
+        real_tasks("vision/*"), str(HERE / "vision.yaml"), efficientnet, str(HERE / "vision-targets.yaml")
     ),
 }
 
@@ -149,9 +164,7 @@ def main() -> None:
     options.results = options.results or HERE / "results" / options.suite
     torch.set_num_threads(options.threads)
     suite = SUITES[options.suite]
-    backbone, recipe = load_backbone(suite.backbone), read_recipe(suite.recipe)
-    if suite.backbone == "ofa-mini":
-        remember_pictures(backbone)
+    backbone, recipe = suite.backbone(), read_recipe(suite.recipe)
     carried = suite.carried and options.stage != "pool" and not options.pool
     pool = Pool(MINI20) if carried else Pool.create(options.pool or options.work / "pool")
     if options.modality:
