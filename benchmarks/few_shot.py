@@ -37,7 +37,7 @@ def one_run(backbone: Backbone, task: Task, pool: Pool, config: PiConfig, cache:
         "scores": {
             **result.scores,
             "mixture": _mixture(backbone, task, result),
-            "zero-shot": alone(backbone, task, pool, neighbors, cache),
+            **alone(backbone, task, pool, neighbors, cache),
         },
         "kept": result.kept,
         "start": result.start,
@@ -66,15 +66,20 @@ def _mixture(backbone: Backbone, task: Task, result: PiResult) -> float:
     return score(backbone, attach_expert(backbone, result.mixture), task)
 
 
-def alone(backbone: Backbone, task: Task, pool: Pool, names: Sequence[str], cache: Path) -> float:
-    """The pool's experts, averaged, on the target's test split as they are; computed once for all seeds."""
+def alone(backbone: Backbone, task: Task, pool: Pool, names: Sequence[str], cache: Path) -> dict[str, float]:
+    """The pool's experts, averaged, on the target's test split as they are; computed once for all seeds.
+
+    Empty of a backbone with heads: without training, there is none for the target.
+    """
+    if backbone.head_modules(backbone.model):
+        return {}
     experts = [pool.get(name) for name in sorted(names)]
     key = "-".join([*(expert.digest[:8] for expert in experts), task.fingerprint[:16]])
     file = cache / f"{key}.json"
     if not file.exists():
         expert = experts[0] if len(experts) == 1 else Mixture(backbone, experts).collapse()
         write(file, score(backbone, attach_expert(backbone, expert), task))
-    return float(json.loads(file.read_text()))
+    return {"zero-shot": float(json.loads(file.read_text()))}
 
 
 def remember_pictures(backbone: Backbone, most: int = 2000) -> None:

@@ -54,6 +54,14 @@ SUITES = {
         "examples twice: that of ag_news_small scores less than the target's own with 16 shots. The targets",
         "ran in bfloat16.",
     ],
+    "vision": [
+        "## Real pictures, on EfficientNet-Lite0",
+        "",
+        "ImageNet weights, 128 pixels a side, at most 500 test examples a task. LoRA on the convolutions of",
+        "one pixel; each task has a head of its own, which is trained and never mixed, so that without",
+        "training there is no answer: *no adapter* is a head as it was drawn, and a neighbour *as it is* has",
+        "the head that was trained with the target's own.",
+    ],
 }
 COLUMNS = ("base", "zero-shot", "full", "expert", "neighbor", "mixture", "pi")
 
@@ -147,7 +155,6 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
     )
     gap = paired_difference(pi, own)
     spread = _spread([row["pi"] - row["expert"] for row in rows])
-    untrained, best = (means[column] - means["base"] for column in ("zero-shot", "neighbor"))
     interval = "" if gap.low is None else f", 95 % interval [{gap.low:+.2f}, {gap.high:+.2f}]"
     return [
         *lines,
@@ -155,14 +162,24 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
         "",
         f"Mean gain of π over the own expert {gap.mean:+.2f} points{interval} (bootstrap over tasks and "
         f"seeds); positive on {gap.better} of {gap.tasks}, negative on {gap.worse}.",
-        f"Without any training on the target, over no adapter: the neighbours' uniform mixture "
-        f"{untrained:+.2f}, the best neighbour as it is {best:+.2f} points.",
+        *untrained(means),
         "",
         *keeping(runs),
         *reachable([run for run in found if "untrained" in run], "bottleneck adapters"),
         f"{len(runs)} runs of {len(rows)} tasks. Versions: {runs[0]['versions']}.",
         f"Commits when the results were written: {', '.join(sorted({run['commit'] for run in found}))}.",
         "",
+    ]
+
+
+def untrained(means: Mapping[str, float | None]) -> list[str]:
+    """What neighbours give as they are; nothing of a backbone with heads, which have to be trained."""
+    if means["zero-shot"] is None:
+        return []
+    mixed, best = (means[column] - means["base"] for column in ("zero-shot", "neighbor"))
+    return [
+        f"Without any training on the target, over no adapter: the neighbours' uniform mixture {mixed:+.2f}, "
+        f"the best neighbour as it is {best:+.2f} points."
     ]
 
 

@@ -18,22 +18,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from few_shot import remember_pictures, write
 from provenance import provenance
 from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from pituning.backbones import Backbone, load_backbone
+from pituning.backbones.loading import minilm_folder
 from pituning.bench.merging import Differences
 from pituning.cli.recipes import read_recipe
+from pituning.evaluation import Evaluation
 from pituning.expert import Expert, attach_expert
 from pituning.interpolate import tune
 from pituning.metrics import METRICS
 from pituning.mini20 import NAMES, mini_task
 from pituning.mixing import Mixing, PiConfig
 from pituning.pool import Pool
-from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
+from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, embed, similarity
 from pituning.selection import validated
 from pituning.task import Task
 from pituning.train import score, train_expert
@@ -80,7 +84,7 @@ def own_expert(backbone: Backbone, pool: Pool, few: Task, config: PiConfig) -> E
     return Expert.load(folder)
 
 
-def ways(backbone: Backbone, pool: Pool) -> Mapping[str, Way]:
+def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
     """All ways of choosing but chance and the oracle."""
     paper, kept = FisherConfig(setting="paper"), dict[tuple[str, str, str], TaskEmbedding]()
     everyone = [pool.get(name) for name in pool]
@@ -115,16 +119,46 @@ def ways(backbone: Backbone, pool: Pool) -> Mapping[str, Way]:
         return Mixing(backbone, everyone[0], {}, PiConfig()).unseen(few)
 
     def as_it_is(few: Task, own: Expert, other: str) -> float:
-        overlap, negative_loss = validated(backbone, labelled(few), {"": pool.get(other)})[""].merit
-        return 1000 * overlap + negative_loss
+        return merit(validated(backbone, labelled(few), {"": pool.get(other)})[""])
+
+    def after_short_tuning(few: Task, own: Expert, other: str) -> float:
+        mixing = Mixing(backbone, own, {other: pool.get(other)}, replace(config, k=1))
+        return merit(mixing.tried([Neighbor(other, 0.0)], other, few, progress=False))
+
+    encoder = SentenceTransformer(str(minilm_folder()))
+
+    def described(few: Task, own: Expert, other: str) -> float:
+        mine, theirs = encoder.encode([description(few), description(mini_task(other))])
+        return float(mine @ theirs / np.linalg.norm(mine) / np.linalg.norm(theirs))
+
+    def as_tune_does(few: Task, own: Expert, other: str) -> float:
+        """What `tune` mixed with the same examples and experts: the start first, then the others."""
+        run = json.loads((HERE / "results" / "mini20" / f"{few.name}-seed{SEED}.json").read_text())
+        chosen = other in [neighbor["name"] for neighbor in run["neighbors"]]
+        return 4.0 * (other == run["start"]) + 2.0 * chosen + fisher(few, own, other)
 
     return {
         "Fisher": fisher,
         "Fisher, paper": fisher_paper,
         "Fisher at one expert for all": fisher_reference,
         "cosine of weights": weights,
+        "sentence embedding of the description": described,
         "validation, as it is": as_it_is,
+        "validation, after a short tuning": after_short_tuning,
+        "what tune mixes": as_tune_does,
     }
+
+
+def merit(found: Evaluation) -> float:
+    """In one number: overlap of boxes first, then the loss."""
+    overlap, negative_loss = found.merit
+    return 1000 * overlap + negative_loss
+
+
+def description(task: Task) -> str:
+    """What a task file says of it: the question, and the answers."""
+    question = task.prompt.replace("{text_a}", "...").replace("{text_b}", "...").strip()
+    return f"{question} {', '.join(task.candidate_texts.values())}".strip()
 
 
 def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -133,7 +167,7 @@ def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
 
 def choose(backbone: Backbone, pool: Pool, config: PiConfig) -> None:
     """results/transfer/choice.json: of each way its rank correlation, recall and regret, by target."""
-    named = ways(backbone, pool)
+    named = ways(backbone, pool, config)
     found: dict[str, dict[str, Any]] = {way: {} for way in named}
     for file in sorted(RESULTS.glob("*.json")):
         document = json.loads(file.read_text())

@@ -15,11 +15,13 @@ from typing import Any, Literal
 
 from pituning.backbones import Backbone
 from pituning.captions import JAVA, require_java
+from pituning.card import UNKNOWN
 from pituning.distributed import from_first, is_first
+from pituning.errors import ExpertError
 from pituning.evaluation import Evaluation
 from pituning.expert import Expert
 from pituning.interpolate import tune
-from pituning.interpolate.compatible import Space
+from pituning.interpolate.compatible import Space, foreign_to
 from pituning.metrics import METRICS
 from pituning.mixing import Mixing, PiConfig
 from pituning.neighborhood import Neighborhood
@@ -113,6 +115,7 @@ def pi_tune(
     pool: Pool,
     config: PiConfig | None = None,
     *,
+    own: Expert | None = None,
     workdir: Path | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -122,6 +125,9 @@ def pi_tune(
     Only the target's training and validation examples choose anything; with `shots`, there are at most as
     many of the second as of the first. The test split is read once, at the end. Checkpoints are kept in
     `workdir`; with `resume`, an interrupted run goes on from them.
+
+    The target's own expert is trained first, or it is `own`: trained before on this task, and from the pool's
+    initialisation where it is mixed in parameter space.
 
     Called by all processes of a group, it shares each training batch out among them; all get one's result.
 
@@ -136,15 +142,17 @@ def pi_tune(
 
     # 1. Expert: the target's own, from the pool's initialisation.
     sizes = f"{len(target.train)} examples, with {len(target.validation)} others to validate on"
-    log.info("expert: training the task's own on %s", sizes)
+    log.info("expert: %s the task's own on %s", "taking" if own else "training", sizes)
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
     expert = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
-    own = expert(target, training, **stage("expert"))
+    own = _given(own, backbone, target) if own else expert(target, training, **stage("expert"))
 
     # 2. Predict: the tasks of the pool that are most like it.
     log.info("predict: embedding the task, and looking for neighbours")
     learnt = own
-    if training.epochs and not own.card.recipe["best_epoch"]:  # untrained, it says nothing about its task
+    if (
+        training.epochs and own.card.recipe.get("best_epoch") == 0
+    ):  # untrained, it says nothing about its task
         learnt = expert(target, replace(training, epochs=1), untrained=False)
     embedding = from_first(partial(embed, backbone, learnt, target, config.fisher, progress=progress))
     refused = around.refusals(own, embedding, config.space)
@@ -195,6 +203,24 @@ def pi_tune(
         lead=verdict.lead,
         seconds=time.monotonic() - start,
     )
+
+
+def _given(own: Expert, backbone: Backbone, task: Task) -> Expert:
+    """An expert that was trained before, as the target's own.
+
+    Raises:
+        ExpertError: it is of another task, of other answers or of another backbone.
+    """
+    faults = [foreign_to(own, backbone)]
+    if own.card.task != task.name and own.card.data != UNKNOWN:
+        faults.append(f"{own.name} is of the task {own.card.task}")
+    if own.card.labels and [*own.card.labels] != [*task.candidates]:
+        faults.append(f"{own.name} answers {', '.join(own.card.labels)}")
+    if any(faults):
+        given, fix = "; ".join(filter(None, faults)), "Leave it out, and one is trained."
+        raise ExpertError(f"the target's own expert must fit {task.name} and {backbone.name}", given, fix)
+    card = replace(own.card, name=f"target:{task.name}", task=task.name, source=task.source)
+    return replace(own, card=card)
 
 
 def _told(found: Evaluation) -> dict[str, float]:

@@ -238,6 +238,14 @@ FILES: dict[str, tuple[Case, tuple[str, ...]]] = {
         ),
         ("a pool is a folder with a pool.json", "mine has none", "pituning pool build"),
     ),
+    "an own expert of another task": (
+        lambda w, t: tuning(w, t / "out", "--expert", w.pool / "a"),
+        ("the target's own expert must fit", "a is of the task a", "Leave it out"),
+    ),
+    "no own expert": (
+        lambda w, t: tuning(w, t / "out", "--expert", w.pool / "none"),
+        ("none",),
+    ),
     "nothing to check": (
         lambda w, t: ("check", t / "none"),
         ("must exist", "none", "Name a task"),

@@ -94,6 +94,18 @@ def test_same_seed_tunes_to_the_same_adapter(world: World, tmp_path: Path) -> No
     assert files[0] == files[1]
 
 
+def test_an_expert_trained_before_is_not_trained_again(world: World, tmp_path: Path) -> None:
+    own = world.pool / "a"
+    outcome = call(
+        *("tune", world.task("a"), "--backbone", world.backbone, "--pool", world.pool, "--expert", own),
+        *("--out", tmp_path / "out", "-k", 1, "--epochs", 1, "--json"),
+    )
+    assert outcome.code == 0
+    assert "taking the task's own" in outcome.err
+    scored = call("eval", world.task("a"), "--expert", own, "--json").document["score"]
+    assert outcome.document["scores"]["expert"] == scored
+
+
 def test_without_validation_data_the_document_is_still_json(world: World, tmp_path: Path) -> None:
     task = tmp_path / "task"
     task.mkdir()

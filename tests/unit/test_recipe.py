@@ -19,7 +19,8 @@ from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune, selection
 from pituning import mixing as mixing_module
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
-from pituning.errors import PoolError, StaleEmbeddingError, TrainingError
+from pituning.card import ExpertCard
+from pituning.errors import ExpertError, PoolError, StaleEmbeddingError, TrainingError
 from pituning.evaluation import Evaluation
 from pituning.expert import Expert, attach_expert
 from pituning.interpolate import Mixture, TuneResult, tune
@@ -567,6 +568,44 @@ def test_the_targets_expert_takes_the_pools_configuration_and_not_a_strangers(
     far = Expert(replace(own.card, backbone="0" * 64), own.config, own.tensors)
     with pytest.raises(PoolError, match="trained on this backbone"):
         Neighborhood({"far": far}, {}).typical(backbone)
+
+
+def test_an_expert_trained_before_is_the_targets_own(
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path
+) -> None:
+    trained = pi_tune(backbone, target, pool, CONFIG)
+    given = Expert.load(trained.own.renamed("mine").save(tmp_path / "mine"))
+    again = pi_tune(backbone, target, pool, CONFIG, own=given)
+    assert same_tensors(again.own, trained.own)
+    assert same_tensors(again.expert, trained.expert)
+    assert again.neighbors == trained.neighbors
+
+
+def test_of_an_adapter_trained_elsewhere_the_task_is_taken_at_its_word(
+    backbone: Backbone, target: Task, pool: Pool
+) -> None:
+    trained = pi_tune(backbone, target, pool, CONFIG).own
+    card = ExpertCard(name="mine", task="mine", backbone="?elsewhere")
+    config = replace(CONFIG, space="delta")
+    result = pi_tune(backbone, target, pool, config, own=Expert(card, trained.config, trained.tensors))
+    assert len(result.neighbors) == 2
+    assert [other.name for other in result.others(pool)][:2] == [n.name for n in result.neighbors]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"backbone": "0" * 64}, "not trained on"),
+        ({"task": "other"}, "of the task other"),
+        ({"labels": ["no", "such"]}, "answers no, such"),
+    ],
+)
+def test_an_own_expert_of_something_else_is_refused(
+    backbone: Backbone, target: Task, pool: Pool, wrong: dict[str, Any], told: str
+) -> None:
+    own = train_expert(backbone, target.sample(2, 0), BRIEF)
+    with pytest.raises(ExpertError, match=told):
+        pi_tune(backbone, target, pool, CONFIG, own=replace(own, card=replace(own.card, **wrong)))
 
 
 def test_classifiers_with_heads_of_their_own_are_mixed(

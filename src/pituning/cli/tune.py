@@ -41,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", required=True, help="local folder, Hub id, 'ofa-mini' or 'minilm'")
     parser.add_argument("--pool", required=True, help="pool folder, or mini20")
     parser.add_argument("--out", required=True, help="folder of the new adapter; must not exist")
+    parser.add_argument("--expert", help="folder of the task's own adapter (default: train one)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints of a killed run")
     add_recipe_option(parser)
     add_tuning_options(parser)
@@ -83,6 +84,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     recipe = recipe_of(options)
     config = tuning_of(options, recipe)
     task, pool = task_named(options.task), pool_named(options.pool)
+    own = Expert.load(options.expert) if options.expert else None
     look_over(task)
     backbone = load_backbone(options.backbone, settings=recipe.model)
     result = pi_tune(
@@ -90,6 +92,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         task,
         pool,
         config,
+        own=own,
         workdir=workdir,
         resume=options.resume,
         progress=progress_wanted(options.json),
