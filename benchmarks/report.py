@@ -165,6 +165,7 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
         *untrained(means),
         "",
         *keeping(runs),
+        *with_all_data([run for run in found if "all" in run]),
         *reachable([run for run in found if "untrained" in run], "bottleneck adapters"),
         f"{len(runs)} runs of {len(rows)} tasks. Versions: {runs[0]['versions']}.",
         f"Commits when the results were written: {', '.join(sorted({run['commit'] for run in found}))}.",
@@ -238,6 +239,34 @@ def by_method(adapters: Path, loras: Path) -> list[str]:
         *(f"| {name} | {adapter:.1f} | {lora:.1f} |" for name, adapter, lora in rows),
         "",
         *reachable([json.loads(file.read_text()) for file in sorted(loras.glob("*-untrained.json"))], "LoRA"),
+    ]
+
+
+def with_all_data(found: Sequence[dict[str, Any]]) -> list[str]:
+    """What a mixture adds to an expert that has seen all the data, and what more training alone does."""
+    if not found:
+        return []
+    names = ("expert", "alone", "mixture", "pi")
+    rows = [[percent(run, run["all"][name]) for name in names] for run in found]
+    gains, more = ([row[place] - row[0] for row in rows] for place in (3, 1))
+    lines = [
+        "With all data, from the pool's own expert of the task, seed 0. *Tuned alone*: that expert, trained",
+        "on as the mixture is (at most three passes), without any other.",
+        "",
+        "| task | own expert | tuned alone | π, tuned | π, kept | gain |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run, row, gain in zip(found, rows, gains, strict=True):
+        lines.append(f"| {run['task']} " + "".join(f"| {one:.1f} " for one in row) + f"| {gain:+.1f} |")
+    means = "".join(f"| {mean(column):.1f} " for column in zip(*rows, strict=True))
+    worse = sum(gain < -0.5 for gain in gains)
+    return [
+        *lines,
+        f"| **mean** {means}| {mean(gains):+.2f} |",
+        "",
+        f"{worse} of {len(gains)} tasks lose more than 0.5 points, the worst {min(gains):+.1f}. The expert "
+        f"tuned alone gains {mean(more):+.2f}.",
+        "",
     ]
 
 

@@ -5,6 +5,7 @@
     python benchmarks/suites.py mini20 full       # each expert on its own test split
     python benchmarks/suites.py mini20 untrained  # each expert, as it is, on the test splits of the others
     python benchmarks/suites.py mini20 tune       # each target and seed
+    python benchmarks/suites.py mini20 all        # each target with all data, from its expert of the pool
     python benchmarks/report.py                   # REPORT.md from all results
 
 LoRA experts of the twenty: `mini20 pool --pool-recipe mini20-lora --pool POOL`, then `mini20 full --pool POOL
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,8 +33,11 @@ from pituning.building import build_pool
 from pituning.cli.recipes import Recipe, read_recipe
 from pituning.example import first_by_hash
 from pituning.expert import attach_expert
+from pituning.interpolate import Mixture
+from pituning.interpolate import tune as tune_mixture
 from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
+from pituning.recipe import pi_tune
 from pituning.selection import tested
 from pituning.task import Task, load_task
 from pituning.train import TrainConfig, score
@@ -43,6 +47,7 @@ HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
 SEEDS = [0, 1, 2]
 SHOTS = 16
+EPOCHS_OF_ALL = 3  # of a mixture whose parts have seen all the data before
 LARGEST_TEST = 500  # examples of a real task's test split, the first by hash
 
 
@@ -145,12 +150,31 @@ def tune(
     print(task.name, seed, scores, document["kept"], round(document["seconds"]), flush=True)
 
 
+def tune_all(backbone: Backbone, pool: Pool, task: Task, recipe: Recipe, results: Path) -> None:
+    """With all data, from the pool's expert of the task; that one tuned alone in the same way beside it."""
+    file = results / f"{task.name}-all.json"
+    if file.exists():
+        return
+    config = recipe.config(shots=None, seed=0)
+    config = replace(config, tune=replace(config.tune, epochs=EPOCHS_OF_ALL))
+    result = pi_tune(backbone, task, pool, config, own=pool.get(task.name))
+    alone = Mixture(backbone, [result.own])
+    tune_mixture(alone, task, config.tuning)
+    found = result.scores | tested(
+        backbone, task, {"mixture": result.mixture, "alone": alone.collapse()}, pool.init_seed
+    )
+    told = {"neighbors": [n.name for n in result.neighbors], "weights": result.weights, "start": result.start}
+    told |= {"kept": result.kept, "lead": result.lead and asdict(result.lead), "seconds": result.seconds}
+    write(file, {"task": task.name, "metric": task.metric, "all": found, **told, **provenance()})
+    print(task.name, {key: round(value, 3) for key, value in found.items()}, result.kept, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("suite", choices=list(SUITES))
-    parser.add_argument("stage", choices=["pool", "full", "untrained", "tune"])
+    parser.add_argument("stage", choices=["pool", "full", "untrained", "tune", "all"])
     parser.add_argument("--pool-recipe", help="(default: the suite's)")
     parser.add_argument("--pool", type=Path, help="(default: the carried one, or WORK/pool)")
     parser.add_argument("--modality", help="only the pool's experts of tasks of this modality")
@@ -179,6 +203,9 @@ def main() -> None:
         stage = full if options.stage == "full" else untrained
         for name in names:
             stage(backbone, pool, suite.tasks[name](), options.results)
+    elif options.stage == "all":
+        for name in names:
+            tune_all(backbone, pool, suite.tasks[name](), recipe, options.results)
     else:
         for seed in options.seeds:
             for name in names:

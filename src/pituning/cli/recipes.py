@@ -37,7 +37,7 @@ class Recipe:
     mix: Settings = field(default_factory=dict)
     tune: Settings = field(default_factory=dict)
 
-    def config(self, *, shots: int, seed: int) -> PiConfig:
+    def config(self, *, shots: int | None, seed: int) -> PiConfig:
         """All of it, for a run with so many shots."""
         train, tune = TrainConfig(**self.train), TuneConfig(**self.tune)
         return PiConfig(**self.mix, shots=shots, seed=seed, train=train, tune=tune)
