@@ -79,6 +79,7 @@ def main() -> None:
         runs = [json.loads(file.read_text()) for file in sorted((RESULTS / name).glob("*.json"))]
         parts += suite(told, runs) if any("scores" in run for run in runs) else []
         parts += by_method(RESULTS / name, RESULTS / f"{name}-lora")
+    parts += by_shots(RESULTS / "mini20", RESULTS / "shots")
     runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "bench").glob("*.json"))]
     parts += contest(runs) if runs else []
     choice = RESULTS / "transfer" / "choice.json"
@@ -266,6 +267,36 @@ def with_all_data(found: Sequence[dict[str, Any]]) -> list[str]:
         "",
         f"{worse} of {len(gains)} tasks lose more than 0.5 points, the worst {min(gains):+.1f}. The expert "
         f"tuned alone gains {mean(more):+.2f}.",
+        "",
+    ]
+
+
+def by_shots(sixteen: Path, others: Path) -> list[str]:
+    """Own expert and π against the number of shots, seed 0, on the tasks that ran with all of them."""
+    folders = {int(folder.name): folder for folder in others.glob("*")} | {16: sixteen}
+    found: dict[int, dict[str, tuple[float, float]]] = {}
+    for shots in sorted(folders):
+        for file in sorted(folders[shots].glob("*-seed0.json")):
+            run = json.loads(file.read_text())
+            kept = run["scores"]["mixture" if is_kept(run) else "expert"]
+            both = (percent(run, run["scores"]["expert"]), percent(run, kept))
+            found.setdefault(shots, {})[run["task"]] = both
+    names = sorted(set.intersection(*(set(runs) for runs in found.values()))) if len(found) > 1 else []
+    if not names:
+        return []
+    cells = {name: [found[shots][name] for shots in found] for name in names}
+    means = [tuple(map(mean, zip(*(runs[name] for name in names), strict=True))) for runs in found.values()]
+    return [
+        "## Against the number of shots, mini20 on ofa-mini",
+        "",
+        "Percent on the test split, seed 0: own expert → π, kept.",
+        "",
+        "| task | " + " | ".join(f"{shots}" for shots in found) + " |",
+        "|---" * (len(found) + 1) + "|",
+        *(
+            f"| {name} | " + " | ".join(f"{own:.1f} → {pi:.1f}" for own, pi in row) + " |"
+            for name, row in {**cells, "**mean**": means}.items()
+        ),
         "",
     ]
 

@@ -8,12 +8,13 @@
     python benchmarks/suites.py mini20 all        # each target with all data, from its expert of the pool
     python benchmarks/report.py                   # REPORT.md from all results
 
-LoRA experts of the twenty: `mini20 pool --pool-recipe mini20-lora --pool POOL`, then `mini20 full --pool POOL
---results results/mini20-lora`; with experts of pictures alone: `mini20 tune --modality image --only rte ...
---results results/unrelated`. The other suites are the real tasks of `shared/data`: `pictures` on ofa-mini,
-`language` on MiniLM, `vision` on EfficientNet-Lite0 (see efficientnet.py). One JSON a run, in results/SUITE;
-what is there is not done again. `--only` takes some of the tasks, `--threads` torch's threads, so that two
-processes can share the work.
+LoRA experts of the twenty: `mini20 pool --pool-recipe mini20-lora --pool POOL`, then `mini20 full --pool
+POOL --results results/mini20-lora`; with experts of pictures alone: `mini20 tune --modality image --only
+rte ... --results results/unrelated`; with other shots: `mini20 tune --shots 4 --results results/shots/4`.
+The other suites are the real tasks of `shared/data`: `pictures` on ofa-mini, `language` on MiniLM, `vision`
+on EfficientNet-Lite0 (see efficientnet.py). One JSON a run, in results/SUITE; what is there is not done
+again. `--only` takes some of the tasks, `--threads` torch's threads, so that two processes can share the
+work.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ from pituning.weights import MINI20
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
 SEEDS = [0, 1, 2]
-SHOTS = 16
 EPOCHS_OF_ALL = 3  # of a mixture whose parts have seen all the data before
 LARGEST_TEST = 500  # examples of a real task's test split, the first by hash
 
@@ -143,7 +143,7 @@ def tune(
     file = options.results / f"{task.name}-seed{seed}.json"
     if file.exists():
         return
-    config = recipe.config(shots=SHOTS, seed=seed)
+    config = recipe.config(shots=options.shots, seed=seed)
     document = one_run(backbone, task, pool, config, options.work / "alone")
     write(file, document)
     scores = {key: round(value, 3) for key, value in document["scores"].items()}
@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder of what is kept (default: work/SUITE)")
     parser.add_argument("--results", type=Path, help="folder of the JSON (default: results/SUITE)")
     parser.add_argument("--only", nargs="*", help="tasks")
+    parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
