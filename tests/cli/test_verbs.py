@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from command import (
     INSTALLED,
     SHORT,
@@ -19,6 +20,7 @@ from command import (
     outcome_of,
     process,
     read_rows,
+    refuse,
     tree,
     write_rows,
     write_task,
@@ -32,6 +34,7 @@ import pituning_command
 from pituning.backbones import load_backbone
 from pituning.cli.terminal import program
 from pituning.expert import attach
+from pituning.mini20 import NAMES
 from pituning.pool import Pool
 from pituning.task import load_task
 from pituning_command import VERBS, main
@@ -209,9 +212,18 @@ def test_pool_lists_shows_adds_removes_and_verifies(world: World, tmp_path: Path
     assert "LORA" in call("pool", "list", pool).out
     shown = call("pool", "show", pool, "first", "--json").document
     assert (shown["name"], shown["backbone_name"]) == ("first", str(world.backbone))
+    assert yaml.safe_load(call("pool", "show", pool, "first").out) == shown
     assert call("pool", "verify", pool, "--json").document == {"faults": []}
     assert call("pool", "remove", pool, "first", "--json").document == {"removed": "first"}
     assert call("pool", "list", pool, "--json").document["experts"] == []
+
+
+def test_the_carried_pool_can_be_looked_at() -> None:
+    listed = call("pool", "list", "mini20", "--json").document["experts"]
+    assert [entry["name"] for entry in listed] == sorted(NAMES)
+    assert call("pool", "show", "mini20", "rte", "--json").document["task"] == "rte"
+    assert call("pool", "verify", "mini20", "--json").document == {"faults": []}
+    refuse(call("pool", "remove", "mini20", "rte"), "mini20, which does not exist")
 
 
 def test_build_makes_the_experts_that_are_not_there(world: World, tmp_path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import asdict
 from typing import Any
+
+import yaml
 
 from pituning.building import adopt, obstacles
 from pituning.cli import pool_build, pool_share
 from pituning.cli.embed import as_trained, backbone_of
 from pituning.cli.recipes import add_recipe_option
-from pituning.cli.tasks import require_own_pool, task_named
+from pituning.cli.tasks import pool_named, require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import PoolError
 from pituning.expert import Expert
@@ -25,7 +28,7 @@ ACTIONS = ("list", "show", "add", "remove", "verify", "build", *pool_share.ACTIO
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("action", choices=ACTIONS)
-    parser.add_argument("pool", metavar="POOL", help="pool folder")
+    parser.add_argument("pool", metavar="POOL", help="pool folder; mini20 to list, show or verify")
     parser.add_argument(
         "items",
         metavar="EXPERT|TASK",
@@ -68,12 +71,14 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         return _add(options)
     if options.action in pool_share.ACTIONS:
         return pool_share.run(options)
-    pool = Pool(options.pool)
+    changes = options.action == "remove" or options.repair  # the carried pool is read only
+    pool = Pool(options.pool) if changes else pool_named(options.pool)
     if options.action == "list":
         return _list(pool)
     if options.action == "show":
-        card = asdict(pool.get(options.items[0]).card)
-        return card, "\n".join(f"{key}: {value}" for key, value in card.items())
+        card = json.loads(json.dumps(asdict(pool.get(options.items[0]).card)))
+        told = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+        return card, told.rstrip()
     if options.action == "remove":
         pool.remove(options.items[0])
         return {"removed": options.items[0]}, f"removed {options.items[0]!r}"
