@@ -54,6 +54,12 @@ SUITES = {
         "examples twice: that of ag_news_small scores less than the target's own with 16 shots. The targets",
         "ran in bfloat16.",
     ],
+    "t5": [
+        "## mini20's language tasks on a T5",
+        "",
+        "A T5 of ofa-mini's width and depth (4.6 million parameters), pre-trained on the same texts, without",
+        "pictures (`benchmarks/t5_mini.py`): the tasks of the paper's Table 3, which has T5 beside OFA.",
+    ],
     "vision": [
         "## Real pictures, on EfficientNet-Lite0",
         "",

@@ -12,9 +12,9 @@ LoRA experts of the twenty: `mini20 pool --pool-recipe mini20-lora --pool POOL`,
 POOL --results results/mini20-lora`; with experts of pictures alone: `mini20 tune --modality image --only
 rte ... --results results/unrelated`; with other shots: `mini20 tune --shots 4 --results results/shots/4`.
 The other suites are the real tasks of `shared/data`: `pictures` on ofa-mini, `language` on MiniLM, `vision`
-on EfficientNet-Lite0 (see efficientnet.py). One JSON a run, in results/SUITE; what is there is not done
-again. `--only` takes some of the tasks, `--threads` torch's threads, so that two processes can share the
-work.
+on EfficientNet-Lite0 (see efficientnet.py); `t5` has mini20's language tasks on a T5 (see t5_mini.py). One
+JSON a run, in results/SUITE; what is there is not done again. `--only` takes some of the tasks, `--threads`
+torch's threads, so that two processes can share the work.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 from efficientnet import efficientnet
 from few_shot import one_run, remember_pictures, write
 from provenance import provenance
+from t5_mini import MODEL
 
 from pituning.backbones import Backbone, load_backbone
 from pituning.building import build_pool
@@ -72,6 +73,10 @@ def minilm() -> Backbone:
     return load_backbone("minilm")
 
 
+def t5_mini() -> Backbone:
+    return load_backbone(str(MODEL))
+
+
 @dataclass(frozen=True)
 class Suite:
     """Tasks, and what they run on.
@@ -94,6 +99,12 @@ SUITES = {
     "pictures": Suite(real_tasks("vision/*", "vl/*"), str(HERE / "pictures.yaml")),
     "language": Suite(
         real_tasks("language/*"), str(HERE / "language.yaml"), minilm, str(HERE / "language-targets.yaml")
+    ),
+    "t5": Suite(
+        {name: lambda name=name: mini_task(name) for name in ("mnli", "qqp", "mrpc", "qnli", "rte", "sst2")},
+        str(HERE / "t5.yaml"),
+        t5_mini,
+        str(HERE / "t5-targets.yaml"),
     ),
     "vision": Suite(
         real_tasks("vision/*"), str(HERE / "vision.yaml"), efficientnet, str(HERE / "vision-targets.yaml")

@@ -1,0 +1,107 @@
+"""A T5 of ofa-mini's width and depth, pre-trained on the same texts: the paper's Table 3 has a T5 beside OFA.
+
+python benchmarks/t5_mini.py            # work/t5/model; goes on where it was stopped
+python benchmarks/suites.py t5 pool     # then `full` and `tune`: see suites.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import torch
+from few_shot import write
+from provenance import provenance
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+from pituning.pretrain.config import SHAPE, PretrainConfig
+from pituning.pretrain.mixture import Mixture
+from pituning.pretrain.samples import Sample
+from pituning.weights import OFA_MINI
+
+HERE = Path(__file__).parent
+WORK, RESULTS = HERE / "work" / "t5", HERE / "results" / "t5_mini.json"
+MODEL = WORK / "model"
+STEPS, BATCH, RATE, WARMUP, EVERY = 5000, 64, 2e-3, 200, 250
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The pieces of ofa-mini; a text ends with `</s>`, as T5's do."""
+    pieces = Tokenizer.from_file(str(OFA_MINI / "tokenizer.json"))
+    end = ("</s>", pieces.token_to_id("</s>"))
+    pieces.post_processor = TemplateProcessing(single="$A </s>", pair="$A $B </s>", special_tokens=[end])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def network(words: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(words),
+        d_model=SHAPE["d_model"],
+        d_kv=SHAPE["d_model"] // SHAPE["encoder_attention_heads"],
+        d_ff=SHAPE["encoder_ffn_dim"],
+        num_heads=SHAPE["encoder_attention_heads"],
+        num_layers=SHAPE["encoder_layers"],
+        num_decoder_layers=SHAPE["decoder_layers"],
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=words.pad_token_id,
+        eos_token_id=words.eos_token_id,
+        decoder_start_token_id=words.pad_token_id,
+    )
+    return T5ForConditionalGeneration(config)
+
+
+def batch_of(samples: Sequence[Sample], words: PreTrainedTokenizerFast) -> dict[str, Tensor]:
+    batch = words([sample.text for sample in samples], padding=True, return_tensors="pt")
+    answers = words([f" {sample.answer}" for sample in samples], padding=True, return_tensors="pt")
+    labels = answers["input_ids"].masked_fill(answers["attention_mask"] == 0, -100)
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    words, mixture = tokenizer(), Mixture.of(PretrainConfig())
+    model = network(words)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / WARMUP, (STEPS - step) / (STEPS - WARMUP))
+    )
+    file, curve = WORK / "checkpoint.pt", []
+    if file.exists():
+        model_state, optimiser_state, schedule_state, curve = torch.load(file, weights_only=True)
+        model.load_state_dict(model_state)
+        optimiser.load_state_dict(optimiser_state)
+        schedule.load_state_dict(schedule_state)
+    total = 0.0
+    for step in range(schedule.last_epoch, STEPS):
+        _, samples = mixture.samples(Random(f"t5 step {step}"), BATCH, share=0.0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(**batch_of(samples, words)).loss
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        total += loss.item()
+        if (step + 1) % EVERY == 0:
+            curve.append({"step": step + 1, "loss": total / EVERY})
+            total = 0.0
+            print(curve[-1], flush=True)
+            state = (model.state_dict(), optimiser.state_dict(), schedule.state_dict(), curve)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, file.with_suffix(".new"))
+            file.with_suffix(".new").replace(file)
+    model.save_pretrained(MODEL)
+    words.save_pretrained(MODEL)
+    write(RESULTS, {"parameters": model.num_parameters(), "curve": curve, **provenance()})
+
+
+if __name__ == "__main__":
+    main()
