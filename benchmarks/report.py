@@ -89,7 +89,9 @@ def main() -> None:
     runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "bench").glob("*.json"))]
     parts += contest(runs) if runs else []
     choice = RESULTS / "transfer" / "choice.json"
-    parts += choosing(json.loads(choice.read_text())["ways"]) if choice.exists() else []
+    if choice.exists():
+        parts += choosing(json.loads(choice.read_text())["ways"])
+        parts += one_or_three(RESULTS / "transfer", RESULTS / "mini20")
     found = {name: RESULTS / f"{name}.json" for name in ("retrieval", "retrieval_index", "graph")}
     if all(file.exists() for file in found.values()):
         parts += retrieval(**{name: json.loads(file.read_text()) for name, file in found.items()})
@@ -385,6 +387,24 @@ def choosing(ways: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]
             f"| {way} | {rank:.2f} | {recall:.2f} | {100 * regret:.2f} | {100 * regret / oracle:.0f} % |"
         )
     return [*lines, ""]
+
+
+def one_or_three(transfer: Path, mini20: Path) -> list[str]:
+    """What the neighbours beside the one that a mixture begins at add to it, of the targets that have one."""
+    one, three = [], []
+    for file in sorted(transfer.glob("*.json")):
+        pairs, run = json.loads(file.read_text()), mini20 / f"{file.stem}-seed0.json"
+        scores = json.loads(run.read_text()) if run.exists() else {}
+        if scores.get("start") in pairs.get("found", {}):
+            one.append(percent(pairs, pairs["found"][scores["start"]]["score"] - pairs["expert"]))
+            three.append(percent(scores, scores["scores"]["mixture"] - scores["scores"]["expert"]))
+    if not one:
+        return []
+    return [
+        f"Where `tune` begins at one neighbour ({len(one)} of these targets), mixing that one alone gains "
+        f"{mean(one):+.2f} points, mixing it with the two nearest others {mean(three):+.2f}.",
+        "",
+    ]
 
 
 def is_kept(run: Mapping[str, Any]) -> bool:
