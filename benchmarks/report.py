@@ -40,6 +40,11 @@ SUITES = {
         "The six tasks of texts with the nine experts of pictures without a text, and the eight tasks that",
         "name what a picture shows with the six experts of texts: what mixing costs where nothing can help.",
     ],
+    "lora": [
+        "## mini20 with LoRA instead of bottleneck adapters",
+        "",
+        "Pool: the recipe mini20-lora. Targets: `benchmarks/lora-targets.yaml`.",
+    ],
     "pictures": [
         "## Real pictures, on ofa-mini",
         "",

@@ -9,10 +9,11 @@
     python benchmarks/report.py                   # REPORT.md from all results
 
 LoRA experts of the twenty: `mini20 pool --pool-recipe mini20-lora --pool POOL`, then `mini20 full --pool
-POOL --results results/mini20-lora`; with experts of pictures alone: `mini20 tune --modality image --only
-rte ... --results results/unrelated`; with other shots: `mini20 tune --shots 4 --results results/shots/4`.
-The other suites are the real tasks of `shared/data`: `pictures` on ofa-mini, `language` on MiniLM, `vision`
-on EfficientNet-Lite0 (see efficientnet.py); `t5` has mini20's language tasks on a T5 (see t5_mini.py). One
+POOL --results results/mini20-lora` and `mini20 tune --recipe lora-targets.yaml --pool POOL --results
+results/lora`; with experts of pictures alone: `mini20 tune --modality image --only rte ... --results
+results/unrelated`; with other shots: `mini20 tune --shots 4 --results results/shots/4`. The other suites
+are the real tasks of `shared/data`: `pictures` on ofa-mini, `language` on MiniLM, `vision` on
+EfficientNet-Lite0 (see efficientnet.py); `t5` has mini20's language tasks on a T5 (see t5_mini.py). One
 JSON a run, in results/SUITE; what is there is not done again. `--only` takes some of the tasks, `--threads`
 torch's threads, so that two processes can share the work.
 """
@@ -187,6 +188,7 @@ def main() -> None:
     parser.add_argument("suite", choices=list(SUITES))
     parser.add_argument("stage", choices=["pool", "full", "untrained", "tune", "all"])
     parser.add_argument("--pool-recipe", help="(default: the suite's)")
+    parser.add_argument("--recipe", help="of the targets (default: the suite's)")
     parser.add_argument("--pool", type=Path, help="(default: the carried one, or WORK/pool)")
     parser.add_argument("--modality", help="only the pool's experts of tasks of this modality")
     parser.add_argument("--work", type=Path, help="folder of what is kept (default: work/SUITE)")
@@ -200,7 +202,7 @@ def main() -> None:
     options.results = options.results or HERE / "results" / options.suite
     torch.set_num_threads(options.threads)
     suite = SUITES[options.suite]
-    backbone, recipe = suite.backbone(), read_recipe(suite.recipe)
+    backbone, recipe = suite.backbone(), read_recipe(options.recipe or suite.recipe)
     carried = suite.carried and options.stage != "pool" and not options.pool
     pool = Pool(MINI20) if carried else Pool.create(options.pool or options.work / "pool")
     if options.modality:
