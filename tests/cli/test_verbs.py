@@ -109,6 +109,19 @@ def test_an_expert_trained_before_is_not_trained_again(world: World, tmp_path: P
     assert outcome.document["scores"]["expert"] == scored
 
 
+def test_an_adapter_of_peft_alone_is_gone_on_with(world: World, tmp_path: Path) -> None:
+    own = tmp_path / "plain"
+    shutil.copytree(world.pool / "a", own)
+    (own / "expert.json").unlink()
+    outcome = call(
+        *("tune", world.task(), "--backbone", world.backbone, "--pool", world.pool, "--expert", own),
+        *("--out", tmp_path / "out", "-k", 1, "--epochs", 1, "--space", "delta", "--json"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert len(outcome.document["neighbors"]) == 1
+    assert (tmp_path / "out" / "report.html").exists()
+
+
 def test_without_validation_data_the_document_is_still_json(world: World, tmp_path: Path) -> None:
     task = tmp_path / "task"
     task.mkdir()

@@ -36,7 +36,7 @@ def tune_report(
     modalities = {expert.name: expert.card.modality for expert in result.others(pool)}
     modalities[result.own.name] = task.modality
     names = [name for name in result.similarity if name in modalities]
-    titles = stage_titles(result)
+    titles, trained = stage_titles(result), result.own.card  # an adapter from elsewhere has no history
     return Report(
         title=f"π-Tuning of {task.name}",
         summary=_summary(result),
@@ -47,9 +47,9 @@ def tune_report(
         neighbors={neighbor.name: neighbor.similarity for neighbor in result.neighbors},
         weights=result.weights_by_group,
         plane=plane_between(backbone, task, pool, result),
-        curves={"The task's own expert": result.own.card.history, "The mixture": result.history},
+        curves={"The task's own expert": trained.history, "The mixture": result.history},
         kept_epochs={
-            "The task's own expert": result.own.card.recipe["best_epoch"],
+            "The task's own expert": trained.recipe.get("best_epoch"),
             "The mixture": result.best_epoch,
         },
         scores={titles[stage]: score for stage, score in result.scores.items()},

@@ -34,7 +34,7 @@ class Report:
         weights: module (or what else shares them) -> expert -> weight.
         plane: the loss between the target's own expert, the nearest and the farthest.
         curves: title -> one entry an epoch, as `FitResult.history` has them.
-        kept_epochs: title -> of which epoch the state was kept; 0 is the one before.
+        kept_epochs: title -> of which epoch the state was kept; 0 is the one before, None not known.
         scores: adapter -> score by `metric`.
         commands: lines to type to get this again.
         facts: what else that takes (versions, seeds), name -> value.
@@ -50,7 +50,7 @@ class Report:
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     plane: Plane | None = None
     curves: Mapping[str, History] = field(default_factory=dict)
-    kept_epochs: Mapping[str, int] = field(default_factory=dict)
+    kept_epochs: Mapping[str, int | None] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     metric: str = ""
     examples: Sequence[ExampleShown] = ()
