@@ -342,7 +342,8 @@ def contest(runs: Sequence[dict[str, Any]]) -> list[str]:
         f"`pituning bench mini20 --pool mini20 --recipe ofa-mini --shots 16`: {len(tasks)} tasks, seeds "
         f"{', '.join(map(str, sorted(seeds)))}.",
         "Points of a hundred, with 95 % intervals (bootstrap over tasks and seeds). The seconds are the",
-        "median of a task from nothing to what was scored, on one core.",
+        "median of a task from nothing to what was scored, on one core; what takes the own expert or the",
+        "neighbours from π-Tuning counts all the time of that.",
         "",
         "| method | mean | minus the own expert | better / worse | π-Tuning minus it | seconds | runs |",
         "|---" * 7 + "|",
