@@ -399,11 +399,11 @@ def one_or_three(transfer: Path, mini20: Path) -> list[str]:
     """What the neighbours beside the one that a mixture begins at add to it, of the targets that have one."""
     one, three = [], []
     for file in sorted(transfer.glob("*.json")):
-        pairs, run = json.loads(file.read_text()), mini20 / f"{file.stem}-seed0.json"
-        scores = json.loads(run.read_text()) if run.exists() else {}
-        if scores.get("start") in pairs.get("found", {}):
-            one.append(percent(pairs, pairs["found"][scores["start"]]["score"] - pairs["expert"]))
-            three.append(percent(scores, scores["scores"]["mixture"] - scores["scores"]["expert"]))
+        pairs, tuned = json.loads(file.read_text()), mini20 / f"{file.stem}-seed0.json"
+        run = json.loads(tuned.read_text()) if tuned.exists() else {}
+        if run.get("start") in pairs.get("found", {}):
+            one.append(percent(pairs, pairs["found"][run["start"]]["score"] - pairs["expert"]))
+            three.append(percent(run, run["scores"]["mixture"] - run["scores"]["expert"]))
     if not one:
         return []
     return [

@@ -1,13 +1,13 @@
 """Peak memory of exact Fisher information against a plain pass, each in a process of its own.
 
 A process loads the model, notes its resident size, runs two batches of its kind and reports the peak of
-its resident size (`ru_maxrss`) above that: activations, gradients and what the allocator keeps.
+its resident size above that: activations, gradients and what the allocator keeps. It asks for `VmHWM`, as
+`ru_maxrss` of a new process begins at that of the one that started it.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +54,8 @@ def _peak(kind: str) -> int:
     else:
         for _ in accumulate(model, batches, nll, method="hooks"):
             pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024 - before
 
 
 if __name__ == "__main__":

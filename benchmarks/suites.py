@@ -9,10 +9,10 @@
     python benchmarks/report.py                   # REPORT.md from all results
 
 LoRA experts of the twenty: `mini20 pool --pool-recipe mini20-lora --pool POOL`, then `mini20 full --pool
-POOL --results results/mini20-lora` and `mini20 tune --recipe lora-targets.yaml --pool POOL --results
-results/lora`; with experts of pictures alone: `mini20 tune --modality image --only rte ... --results
-results/unrelated`; with other shots: `mini20 tune --shots 4 --results results/shots/4`. The other suites
-are the real tasks of `shared/data`: `pictures` on ofa-mini, `language` on MiniLM, `vision` on
+POOL --results results/mini20-lora` and `mini20 tune --recipe benchmarks/lora-targets.yaml --pool POOL
+--results results/lora`; with experts of pictures alone: `mini20 tune --modality image --only rte ...
+--results results/unrelated`; with other shots: `mini20 tune --shots 4`, in results/shots/4. The other
+suites are the real tasks of `shared/data`: `pictures` on ofa-mini, `language` on MiniLM, `vision` on
 EfficientNet-Lite0 (see efficientnet.py); `t5` has mini20's language tasks on a T5 (see t5_mini.py). One
 JSON a run, in results/SUITE; what is there is not done again. `--only` takes some of the tasks, `--threads`
 torch's threads, so that two processes can share the work.
@@ -169,7 +169,7 @@ def tune_all(backbone: Backbone, pool: Pool, task: Task, recipe: Recipe, results
         return
     config = recipe.config(shots=None, seed=0)
     config = replace(config, tune=replace(config.tune, epochs=EPOCHS_OF_ALL))
-    result = pi_tune(backbone, task, pool, config, own=pool.get(task.name))
+    result = pi_tune(backbone, task, pool, config, expert=pool.get(task.name))
     alone = Mixture(backbone, [result.own])
     tune_mixture(alone, task, config.tuning)
     found = result.scores | tested(
@@ -192,14 +192,15 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, help="(default: the carried one, or WORK/pool)")
     parser.add_argument("--modality", help="only the pool's experts of tasks of this modality")
     parser.add_argument("--work", type=Path, help="folder of what is kept (default: work/SUITE)")
-    parser.add_argument("--results", type=Path, help="folder of the JSON (default: results/SUITE)")
+    parser.add_argument("--results", type=Path, help="folder of the JSON (default: as above)")
     parser.add_argument("--only", nargs="*", help="tasks")
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     options.work = options.work or HERE / "work" / options.suite
-    options.results = options.results or HERE / "results" / options.suite
+    default = options.suite if options.shots == 16 else f"shots/{options.shots}"
+    options.results = options.results or HERE / "results" / default
     torch.set_num_threads(options.threads)
     suite = SUITES[options.suite]
     backbone, recipe = suite.backbone(), read_recipe(options.recipe or suite.recipe)

@@ -60,7 +60,7 @@ def network(words: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
 
 def batch_of(samples: Sequence[Sample], words: PreTrainedTokenizerFast) -> dict[str, Tensor]:
     batch = words([sample.text for sample in samples], padding=True, return_tensors="pt")
-    answers = words([f" {sample.answer}" for sample in samples], padding=True, return_tensors="pt")
+    answers = words([str(sample.answer) for sample in samples], padding=True, return_tensors="pt")
     labels = answers["input_ids"].masked_fill(answers["attention_mask"] == 0, -100)
     return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 

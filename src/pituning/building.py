@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pituning.backbones import Backbone
 from pituning.distributed import from_first
 from pituning.errors import PituningError, PoolError
-from pituning.expert import Expert, attach_expert, unwritable
+from pituning.expert import Expert, unwritable
 from pituning.interpolate.compatible import Space, obstacle
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
@@ -251,29 +251,6 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
         with suppress(OSError):
             folder.rmdir()
-
-
-def adopt(expert: Expert, backbone: Backbone, task: Task | None = None) -> Expert:
-    """An adapter that fits the backbone; the card of one trained elsewhere gets what backbone and task tell.
-
-    Raises:
-        ExpertError: if its tensors are not those that its configuration has on this backbone.
-    """
-    card = expert.card
-    if card.backbone.startswith("?"):
-        card = replace(card, backbone=backbone.fingerprint, backbone_name=backbone.name)
-        if task is not None:
-            card = replace(
-                card,
-                task=task.name,
-                source=task.source,
-                modality=task.modality,
-                metric=task.metric,
-                labels=list(task.candidates),
-            )
-    adopted = Expert(card, expert.config, expert.tensors)
-    attach_expert(backbone, adopted)
-    return adopted
 
 
 def obstacles(expert: Expert, pool: Pool) -> dict[Space, str]:

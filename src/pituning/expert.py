@@ -36,6 +36,7 @@ from pituning.card import ExpertCard
 from pituning.errors import ExpertError, PituningError
 from pituning.foundation import Foundation
 from pituning.seed import isolated_seed
+from pituning.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +194,29 @@ def attach_expert(backbone: Foundation, expert: Expert) -> PeftModel:
             "Use the backbone that it was trained on.",
         ) from error
     return model.eval()
+
+
+def adopt(expert: Expert, backbone: Foundation, task: Task | None = None) -> Expert:
+    """An adapter that fits the backbone; the card of one trained elsewhere gets what backbone and task tell.
+
+    Raises:
+        ExpertError: if its tensors are not those that its configuration has on this backbone.
+    """
+    card = expert.card
+    if card.backbone.startswith("?"):
+        card = replace(card, backbone=backbone.fingerprint, backbone_name=backbone.name)
+        if task is not None:
+            card = replace(
+                card,
+                task=task.name,
+                source=task.source,
+                modality=task.modality,
+                metric=task.metric,
+                labels=list(task.candidates),
+            )
+    adopted = replace(expert, card=card)
+    attach_expert(backbone, adopted)
+    return adopted
 
 
 def check_backbone(backbone: Foundation, expert: Expert) -> None:

@@ -15,13 +15,12 @@ from typing import Any, Literal
 
 from pituning.backbones import Backbone
 from pituning.captions import JAVA, require_java
-from pituning.card import UNKNOWN
 from pituning.distributed import from_first, is_first
 from pituning.errors import ExpertError
 from pituning.evaluation import Evaluation
-from pituning.expert import Expert
+from pituning.expert import Expert, adopt
 from pituning.interpolate import tune
-from pituning.interpolate.compatible import Space, foreign_to
+from pituning.interpolate.compatible import Space
 from pituning.metrics import METRICS
 from pituning.mixing import Mixing, PiConfig
 from pituning.neighborhood import Neighborhood
@@ -60,8 +59,8 @@ class PiResult:
             result). Empty where the task has no test split.
         validation: the target's own expert and the mixture, as `Evaluation` has it, on the validation
             examples; where those are few and leave it open, on the training examples too, with both trained
-            anew on the others (the neighbours and the start stay). Empty where there are none; the mixture is
-            then kept.
+            anew on the others (the neighbours and the start stay), unless the own expert was given. Empty
+            where there are none; the mixture is then kept.
         lead: of the mixture over the own expert there. The own expert is kept where that is below zero by
             more than its standard error (or, where answers are written freely, where the mixture's score is
             lower: a loss can fall while captions get worse). None where there is no neighbour, or nothing to
@@ -115,7 +114,7 @@ def pi_tune(
     pool: Pool,
     config: PiConfig | None = None,
     *,
-    own: Expert | None = None,
+    expert: Expert | None = None,
     workdir: Path | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -126,8 +125,8 @@ def pi_tune(
     many of the second as of the first. The test split is read once, at the end. Checkpoints are kept in
     `workdir`; with `resume`, an interrupted run goes on from them.
 
-    The target's own expert is trained first, or it is `own`: trained before on this task, and from the pool's
-    initialisation where it is mixed in parameter space.
+    The target's own expert is trained first, or it is `expert`: trained before on this task, not on
+    its validation examples, and from the pool's initialisation where it is mixed in parameter space.
 
     Called by all processes of a group, it shares each training batch out among them; all get one's result.
 
@@ -142,26 +141,32 @@ def pi_tune(
 
     # 1. Expert: the target's own, from the pool's initialisation.
     sizes = f"{len(target.train)} examples, with {len(target.validation)} others to validate on"
-    log.info("expert: %s the task's own on %s", "taking" if own else "training", sizes)
+    log.info("expert: %s the task's own on %s", "taking" if expert else "training", sizes)
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
-    expert = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
-    own = _given(own, backbone, target) if own else expert(target, training, **stage("expert"))
+    train = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
+    own = _adopted(expert, backbone, task, target) if expert else train(target, training, **stage("expert"))
 
     # 2. Predict: the tasks of the pool that are most like it.
     log.info("predict: embedding the task, and looking for neighbours")
     learnt = own
-    if (
-        training.epochs and own.card.recipe.get("best_epoch") == 0
-    ):  # untrained, it says nothing about its task
-        learnt = expert(target, replace(training, epochs=1), untrained=False)
+    if training.epochs and own.card.recipe.get("best_epoch") == 0:  # it says nothing about its task
+        once = replace(training, method=None, epochs=1)
+        learnt = train(target, once, like=own, untrained=False)
     embedding = from_first(partial(embed, backbone, learnt, target, config.fisher, progress=progress))
     refused = around.refusals(own, embedding, config.space)
     near = around.nearest(embedding, config.reach(target), space=config.space, without=refused)
+    if expert and refused and not near:
+        fix = "Mix LoRA experts with `space` delta, or leave this one out."
+        must = f"the own expert must be of a kind with the pool's, to be mixed in {config.space} space"
+        raise ExpertError(must, next(iter(refused.values())), fix)
     if len(near) < config.k:
         log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(near))
-    mixing = Mixing(backbone, own, around.experts, replace(config, train=training), expert)
+    again = None if expert else train  # one that was given is not judged by others in its place
+    mixing = Mixing(backbone, own, around.experts, replace(config, train=training), again)
     choose = partial(mixing.begin, near, target, progress=progress)
-    begin = stage.once("start", f"{config}{own.digest}{sorted(n.name for n in near)}", choose)
+    begin = stage.once(
+        "start", f"{config}{own.digest}{target.fingerprint}{sorted(n.name for n in near)}", choose
+    )
     neighbors = mixing.neighbors(near, begin)
     names = [neighbor.name for neighbor in neighbors]
 
@@ -205,22 +210,26 @@ def pi_tune(
     )
 
 
-def _given(own: Expert, backbone: Backbone, task: Task) -> Expert:
-    """An expert that was trained before, as the target's own.
+def _adopted(expert: Expert, backbone: Backbone, task: Task, target: Task) -> Expert:
+    """An expert that was trained before, as the target's own; `target` has the shots of `task`.
 
     Raises:
-        ExpertError: it is of another task, of other answers or of another backbone.
+        ExpertError: it is of another backbone, task or answers, or may have seen what is to validate it.
     """
-    faults = [foreign_to(own, backbone)]
-    if own.card.task != task.name and own.card.data != UNKNOWN:
-        faults.append(f"{own.name} is of the task {own.card.task}")
-    if own.card.labels and [*own.card.labels] != [*task.candidates]:
-        faults.append(f"{own.name} answers {', '.join(own.card.labels)}")
-    if any(faults):
-        given, fix = "; ".join(filter(None, faults)), "Leave it out, and one is trained."
-        raise ExpertError(f"the target's own expert must fit {task.name} and {backbone.name}", given, fix)
-    card = replace(own.card, name=f"target:{task.name}", task=task.name, source=task.source)
-    return replace(own, card=card)
+    own, fix = adopt(expert, backbone, target), "Leave it out, and one is trained."
+    labels, candidates = [*own.card.labels], [*target.candidates]
+    ordered = bool(backbone.head_modules(backbone.model))
+    faults = [] if own.card.task == task.name else [f"{expert.name} is of the task {own.card.task}"]
+    if labels != candidates if ordered else sorted(labels) != sorted(candidates):
+        faults.append(f"{expert.name} answers {', '.join(labels) or 'freely'}")
+    if faults:
+        raise ExpertError(f"the own expert must fit {task.name}", "; ".join(faults), fix)
+    if target.validation and not task.validation and own.card.data != target.fingerprint:
+        given = (
+            f"{task.name} has no validation split, and {expert.name} may have seen all that is in training"
+        )
+        raise ExpertError("examples that validate are not trained on", given, fix)
+    return own.renamed(f"target:{task.name}")
 
 
 def _told(found: Evaluation) -> dict[str, float]:

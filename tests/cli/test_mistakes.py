@@ -28,6 +28,11 @@ def tuning(world: World, out: Path, *options: object) -> tuple[object, ...]:
     return ("tune", world.task(), *fixed, "--epochs", 1, "--expert-epochs", 1, *options)
 
 
+def given(world: World, folder: Path, expert: Path, *options: object) -> tuple[object, ...]:
+    fixed = ("--backbone", world.backbone, "--pool", world.pool, "--out", folder / "out")
+    return ("tune", world.task(), *fixed, "--expert", expert, *options)
+
+
 def broken_task(world: World, folder: Path, change: Callable[[Path], Any]) -> tuple[object, ...]:
     change(write_task(folder / "task"))
     return training(world, folder / "task", folder / "pool")
@@ -239,12 +244,16 @@ FILES: dict[str, tuple[Case, tuple[str, ...]]] = {
         ("a pool is a folder with a pool.json", "mine has none", "pituning pool build"),
     ),
     "an own expert of another task": (
-        lambda w, t: tuning(w, t / "out", "--expert", w.pool / "a"),
-        ("the target's own expert must fit", "a is of the task a", "Leave it out"),
+        lambda w, t: given(w, t, w.pool / "a"),
+        ("the own expert must fit target", "a is of the task a", "Leave it out"),
     ),
     "no own expert": (
-        lambda w, t: tuning(w, t / "out", "--expert", w.pool / "none"),
-        ("none",),
+        lambda w, t: given(w, t, w.pool / "none"),
+        ("an expert is an existing folder", "none", "Check the path"),
+    ),
+    "an own expert with settings to train one": (
+        lambda w, t: given(w, t, w.pool / "a", "--expert-epochs", 3),
+        ("an expert that is given is not trained", "--expert-epochs", "Leave these or --expert out"),
     ),
     "nothing to check": (
         lambda w, t: ("check", t / "none"),
@@ -374,7 +383,7 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     **{
         f"{verb[-1]} of a pool that would hide the carried one": (
             lambda w, t, make=make: make(w),
-            ("a new pool has a name of its own", "'mini20'", "Choose another folder"),
+            ("only a pool of one's own is written to", "'mini20'", "Choose another folder"),
         )
         for *verb, make in (
             ("train", lambda w: training(w, w.task(), "mini20")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from ofa_files import write_dataset
 from ofa_small import save
 from peft import get_peft_model
 
+from pituning.cli.options import add_options, read_options
 from pituning.cli.recipes import SECTIONS, read_recipe
 from pituning.errors import ConfigError
 from pituning.expert import Expert
 from pituning.methods import peft_config
 from pituning.models.ofa import OfaConfig, OfaForConditionalGeneration
+from pituning.train import TrainConfig
 
 PAPER = ("ofa-adapter", "ofa-prefix", "ofa-lora")
 
@@ -89,6 +92,15 @@ def test_a_mistake_in_a_recipe_is_named(content: str, words: str, tmp_path: Path
     file.write_text(content)
     with pytest.raises(ConfigError, match=words):
         read_recipe(str(file))
+
+
+def test_a_switch_that_is_not_given_leaves_the_recipes() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, TrainConfig, title="training")
+    for line, wanted in (([], False), (["--gradient-checkpointing"], True)):
+        assert read_options(parser.parse_args(line), TrainConfig).gradient_checkpointing is wanted
+    told = {"gradient_checkpointing": True}
+    assert read_options(parser.parse_args([]), TrainConfig, defaults=told).gradient_checkpointing
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

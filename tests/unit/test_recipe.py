@@ -571,31 +571,34 @@ def test_the_targets_expert_takes_the_pools_configuration_and_not_a_strangers(
 
 
 def test_an_expert_trained_before_is_the_targets_own(
-    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = pi_tune(backbone, target, pool, CONFIG)
-    given = Expert.load(trained.own.renamed("mine").save(tmp_path / "mine"))
-    again = pi_tune(backbone, target, pool, CONFIG, own=given)
-    assert same_tensors(again.own, trained.own)
-    assert same_tensors(again.expert, trained.expert)
-    assert again.neighbors == trained.neighbors
+    mine = train_expert(backbone, target.sample(2, 0), replace(BRIEF, epochs=2, seed=5), untrained=False)
+    given = Expert.load(mine.renamed("mine").save(tmp_path / "mine"))
+    monkeypatch.setattr(recipe_module, "train_expert", lambda *_, **__: pytest.fail("trained"))
+    result = pi_tune(backbone, target, pool, CONFIG, expert=given)
+    assert result.own.digest == given.digest
+    assert result.own.name == "target:target"
+    assert len(result.neighbors) == 2
 
 
-def test_of_an_adapter_trained_elsewhere_the_task_is_taken_at_its_word(
+def test_an_adapter_trained_elsewhere_is_taken_for_the_tasks(
     backbone: Backbone, target: Task, pool: Pool
 ) -> None:
-    trained = pi_tune(backbone, target, pool, CONFIG).own
-    card = ExpertCard(name="mine", task="mine", backbone="?elsewhere")
-    config = replace(CONFIG, space="delta")
-    result = pi_tune(backbone, target, pool, config, own=Expert(card, trained.config, trained.tensors))
-    assert len(result.neighbors) == 2
+    trained = train_expert(backbone, target.sample(2, 0), BRIEF)
+    elsewhere = ExpertCard(name="mine", task="mine", backbone="?elsewhere")
+    given = Expert(elsewhere, trained.config, trained.tensors)
+    result = pi_tune(backbone, target, pool, replace(CONFIG, space="delta"), expert=given)
+    assert result.own.card.backbone == backbone.fingerprint
     assert [other.name for other in result.others(pool)][:2] == [n.name for n in result.neighbors]
+    with pytest.raises(ExpertError, match=r"of a kind with the pool's.* initialisation .* `space` delta"):
+        pi_tune(backbone, target, pool, CONFIG, expert=given)
 
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"backbone": "0" * 64}, "not trained on"),
+        ({"backbone": "0" * 64}, "backbone it was trained on"),
         ({"task": "other"}, "of the task other"),
         ({"labels": ["no", "such"]}, "answers no, such"),
     ],
@@ -605,7 +608,17 @@ def test_an_own_expert_of_something_else_is_refused(
 ) -> None:
     own = train_expert(backbone, target.sample(2, 0), BRIEF)
     with pytest.raises(ExpertError, match=told):
-        pi_tune(backbone, target, pool, CONFIG, own=replace(own, card=replace(own.card, **wrong)))
+        pi_tune(backbone, target, pool, CONFIG, expert=replace(own, card=replace(own.card, **wrong)))
+
+
+def test_an_own_expert_is_not_judged_on_what_it_was_trained_on(
+    backbone: Backbone, target: Task, pool: Pool
+) -> None:
+    without = replace(target, validation=())
+    whole = train_expert(backbone, without, BRIEF)
+    with pytest.raises(ExpertError, match="may have seen all"):
+        pi_tune(backbone, without, pool, CONFIG, expert=whole)
+    pi_tune(backbone, without, pool, CONFIG, expert=train_expert(backbone, without.sample(2, 0), BRIEF))
 
 
 def test_classifiers_with_heads_of_their_own_are_mixed(

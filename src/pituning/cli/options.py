@@ -44,7 +44,9 @@ def add_options(
         destination = _destination(prefix, entry.name)
         kind = _plain(hints[entry.name])
         if kind is bool:
-            group.add_argument(*names, action="store_true", dest=destination, help=help_text)
+            group.add_argument(
+                *names, action="store_true", dest=destination, default=argparse.SUPPRESS, help=help_text
+            )
             continue
         choices = get_args(kind) if get_origin(kind) is Literal else None
         shown = "" if entry.default is None else f" (default: {entry.default})"

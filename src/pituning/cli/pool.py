@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from pituning.building import adopt, obstacles
+from pituning.building import obstacles
 from pituning.cli import pool_build, pool_share
 from pituning.cli.embed import as_trained, backbone_of
 from pituning.cli.recipes import add_recipe_option
 from pituning.cli.tasks import pool_named, require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import PoolError
-from pituning.expert import Expert
+from pituning.expert import Expert, adopt
 from pituning.pool import Pool
 from pituning.predict import embed
 
@@ -71,11 +71,13 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         return _add(options)
     if options.action in pool_share.ACTIONS:
         return pool_share.run(options)
-    changes = options.action == "remove" or options.repair  # the carried pool is read only
-    pool = Pool(options.pool) if changes else pool_named(options.pool)
+    if options.action == "remove" or options.repair:
+        require_own_pool(options.pool)
+    pool = pool_named(options.pool)
     if options.action == "list":
         return _list(pool)
     if options.action == "show":
+        # As JSON has it: YAML would write a tuple as Python's.
         card = json.loads(json.dumps(asdict(pool.get(options.items[0]).card)))
         told = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
         return card, told.rstrip()

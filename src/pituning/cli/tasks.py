@@ -39,10 +39,10 @@ def pool_named(name: str) -> Pool:
 
 
 def require_own_pool(name: str) -> None:
-    """Raise PoolError where a new pool would hide the carried one, which is read by that name."""
+    """Raise PoolError for the carried pool, which is read only, and would be hidden by a new one."""
     if name == CARRIED and not Path(name).exists():
         given = f"{name!r}, which is that of the pool that the package carries"
-        raise PoolError("a new pool has a name of its own", given, "Choose another folder.")
+        raise PoolError("only a pool of one's own is written to", given, "Choose another folder.")
 
 
 def look_over(task: Task) -> None:

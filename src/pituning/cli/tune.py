@@ -21,7 +21,7 @@ from pituning.cli.tasks import look_over, pool_named, task_named
 from pituning.cli.terminal import program, progress_wanted, table
 from pituning.cli.tune_report import stage_titles, told_lead, told_worse, tune_report
 from pituning.distributed import from_first, is_first
-from pituning.errors import ExpertError
+from pituning.errors import ConfigError, ExpertError
 from pituning.expert import Expert, require_place, unwritable
 from pituning.fit import FitConfig
 from pituning.interpolate import TuneConfig
@@ -41,7 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", required=True, help="local folder, Hub id, 'ofa-mini' or 'minilm'")
     parser.add_argument("--pool", required=True, help="pool folder, or mini20")
     parser.add_argument("--out", required=True, help="folder of the new adapter; must not exist")
-    parser.add_argument("--expert", help="folder of the task's own adapter (default: train one)")
+    parser.add_argument(
+        "--expert", help="folder of the task's own adapter, trained before (default: train one)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints of a killed run")
     add_recipe_option(parser)
     add_tuning_options(parser)
@@ -85,6 +87,10 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     config = tuning_of(options, recipe)
     task, pool = task_named(options.task), pool_named(options.pool)
     own = Expert.load(options.expert) if options.expert else None
+    unused = [name.replace("_", "-") for name in vars(options) if name.startswith("expert_")]
+    if own and unused:
+        given = ", ".join(f"--{name}" for name in unused)
+        raise ConfigError("an expert that is given is not trained", given, "Leave these or --expert out.")
     look_over(task)
     backbone = load_backbone(options.backbone, settings=recipe.model)
     result = pi_tune(
@@ -92,7 +98,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         task,
         pool,
         config,
-        own=own,
+        expert=own,
         workdir=workdir,
         resume=options.resume,
         progress=progress_wanted(options.json),
@@ -100,7 +106,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if not is_first():
         return {}, ""
     page = out / REPORT
-    document = {**describe(result, config, out), "report": str(page)}
+    document = {**describe(result, config, out), "own": options.expert, "report": str(page)}
     again = f"{program()} eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
     again += "" if task.test else " --split validation"
     commands = [options.command, *([again] if task.test or task.validation else [])]
