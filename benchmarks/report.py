@@ -213,8 +213,8 @@ def keeping(runs: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         "The same runs under other rules of keeping the mixture instead of the own expert. The rule was",
         "chosen by this table of mini20, so its gain there is not untouched evidence; that of other suites",
-        "is. Asking for a lead loses much: the own expert is the best of up to 30 epochs by the same few",
-        "examples, and looks better than it is.",
+        "is. Asking for a lead loses much on mini20: the own expert is the best of many epochs by the same",
+        "few examples, and looks better than it is.",
         "",
         "| the mixture is kept | of the runs | mean gain | tasks that gain | worst task | worst run |",
         "|---|---|---|---|---|---|",

@@ -23,14 +23,13 @@ def training(world: World, task: Path, pool: Path, *options: object) -> tuple[ob
     return ("train", task, "--backbone", world.backbone, "--pool", pool, *SHORT, *options)
 
 
-def tuning(world: World, out: Path, *options: object) -> tuple[object, ...]:
+def tune(world: World, out: Path, *options: object) -> tuple[object, ...]:
     fixed = ("--backbone", world.backbone, "--pool", world.pool, "--out", out)
-    return ("tune", world.task(), *fixed, "--epochs", 1, "--expert-epochs", 1, *options)
+    return ("tune", world.task(), *fixed, *options)
 
 
-def given(world: World, folder: Path, expert: Path, *options: object) -> tuple[object, ...]:
-    fixed = ("--backbone", world.backbone, "--pool", world.pool, "--out", folder / "out")
-    return ("tune", world.task(), *fixed, "--expert", expert, *options)
+def tuning(world: World, out: Path, *options: object) -> tuple[object, ...]:
+    return tune(world, out, "--epochs", 1, "--expert-epochs", 1, *options)
 
 
 def broken_task(world: World, folder: Path, change: Callable[[Path], Any]) -> tuple[object, ...]:
@@ -244,15 +243,15 @@ FILES: dict[str, tuple[Case, tuple[str, ...]]] = {
         ("a pool is a folder with a pool.json", "mine has none", "pituning pool build"),
     ),
     "an own expert of another task": (
-        lambda w, t: given(w, t, w.pool / "a"),
+        lambda w, t: tune(w, t / "out", "--expert", w.pool / "a"),
         ("the own expert must fit target", "a is of the task a", "Leave it out"),
     ),
     "no own expert": (
-        lambda w, t: given(w, t, w.pool / "none"),
+        lambda w, t: tune(w, t / "out", "--expert", w.pool / "none"),
         ("an expert is an existing folder", "none", "Check the path"),
     ),
     "an own expert with settings to train one": (
-        lambda w, t: given(w, t, w.pool / "a", "--expert-epochs", 3),
+        lambda w, t: tune(w, t / "out", "--expert", w.pool / "a", "--expert-epochs", 3),
         ("an expert that is given is not trained", "--expert-epochs", "Leave these or --expert out"),
     ),
     "nothing to check": (
