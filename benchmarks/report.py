@@ -12,9 +12,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from choosing import choosing, percent
+
 from pituning.bench import METHODS, paired_difference, summary
 from pituning.evaluation import Evaluation
 from pituning.metrics import METRICS
+from pituning.mini20 import language, vision, vision_language
 from pituning.selection import Lead, gives_way
 
 HERE = Path(__file__).parent
@@ -74,6 +77,12 @@ SUITES = {
         "the head that was trained with the target's own.",
     ],
 }
+FAMILIES = {  # the tasks of the paper's tables 1, 2 and 3
+    "vision-language": vision_language.TASKS,
+    "vision": vision.TASKS,
+    "language": language.TASKS,
+    "all twenty": {**vision_language.TASKS, **vision.TASKS, **language.TASKS},
+}
 COLUMNS = ("base", "zero-shot", "full", "expert", "neighbor", "mixture", "pi")
 
 
@@ -90,13 +99,11 @@ def main() -> None:
         runs = [json.loads(file.read_text()) for file in sorted((RESULTS / name).glob("*.json"))]
         parts += suite(told, runs) if any("scores" in run for run in runs) else []
         parts += by_method(RESULTS / name, RESULTS / f"{name}-lora")
+    parts += beside_the_paper(RESULTS / "mini20")
     parts += by_shots(RESULTS / "mini20", RESULTS / "shots")
     runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "bench").glob("*.json"))]
     parts += contest(runs) if runs else []
-    choice = RESULTS / "transfer" / "choice.json"
-    if choice.exists():
-        parts += choosing(json.loads(choice.read_text())["ways"])
-        parts += one_or_three(RESULTS / "transfer", RESULTS / "mini20")
+    parts += choosing(RESULTS / "transfer", RESULTS / "mini20")
     found = {name: RESULTS / f"{name}.json" for name in ("retrieval", "retrieval_index", "graph")}
     if all(file.exists() for file in found.values()):
         parts += retrieval(**{name: json.loads(file.read_text()) for name, file in found.items()})
@@ -284,6 +291,45 @@ def with_all_data(found: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
+def beside_the_paper(folder: Path) -> list[str]:
+    """Means of the tasks of each of the paper's tables, without training, with 16 shots and with all data."""
+    few: dict[str, list[dict[str, float]]] = {}
+    everything: dict[str, dict[str, float]] = {}
+    for file in sorted(folder.glob("*.json")):
+        run = json.loads(file.read_text())
+        if "scores" in run:
+            run["scores"]["pi"] = run["scores"]["mixture" if is_kept(run) else "expert"]
+            few.setdefault(run["task"], []).append({k: percent(run, v) for k, v in run["scores"].items()})
+        elif "all" in run:
+            everything[run["task"]] = {k: percent(run, v) for k, v in run["all"].items()}
+    lines = [
+        "## Beside the paper",
+        "",
+        "Means over the tasks of mini20 that mirror those of the paper's tables: other models and data, so",
+        "that gains can be compared, not scores. The paper's own: without training 48.71 → 56.77 on the",
+        "language tasks (the true means of six figures that it divides by eight), +4.55 with 16 shots,",
+        "+0.9 with all data; its tables are pictures, and single figures are not repeated here. Without",
+        "training, ours is the neighbour that labelled examples choose, as it is.",
+        "",
+        "| tasks | without training: no adapter → neighbour | 16 shots: own expert → π "
+        "| all data: own expert → π |",
+        "|---|---|---|---|",
+    ]
+    for family, tasks in FAMILIES.items():
+        seen = [{k: mean(run[k] for run in few[task]) for k in few[task][0]} for task in tasks if task in few]
+        full = [everything[task] for task in tasks if task in everything]
+        columns = ((seen, "base", "neighbor"), (seen, "expert", "pi"), (full, "expert", "pi"))
+        cells = [arrow(rows, *names) if len(rows) == len(tasks) else "–" for rows, *names in columns]
+        lines.append(f"| {family} ({len(tasks)}) | {' | '.join(cells)} |")
+    return [*lines, ""] if few else []
+
+
+def arrow(rows: Sequence[Mapping[str, float]], before: str, after: str) -> str:
+    """Two means and their difference."""
+    start, end = (mean(row[name] for row in rows) for name in (before, after))
+    return f"{start:.1f} → {end:.1f} ({end - start:+.2f})"
+
+
 def by_shots(sixteen: Path, others: Path) -> list[str]:
     """Own expert and π against the number of shots, seed 0, on the tasks that ran with all of them."""
     folders = {int(folder.name): folder for folder in others.glob("*")} | {16: sixteen}
@@ -369,60 +415,11 @@ def _points(gap: Mapping[str, Any] | None, sign: int = 1) -> str:
     return f"{told} [{low:+.2f}, {high:+.2f}]"
 
 
-def choosing(ways: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
-    """What each way of choosing neighbours is worth, against the measured gain of each one neighbour."""
-    first = next(iter(ways.values()))
-    oracle, chance = (mean(found[key] for found in first.values()) for key in ("oracle", "random"))
-    lines = [
-        "## Does the prediction predict?",
-        "",
-        f"{len(first)} targets of mini20 with 16 shots, seed 0, each tuned with each one neighbour, whose",
-        "gain is its mixture's test score less the own expert's. *Spearman*: of similarity and gain, mean",
-        "over targets. *Recall@3*: how many of the best three are among the three chosen. *Regret*: how much",
-        "less the best of the three gains than the best of all, in points and as a part of that one's gain.",
-        f"The best of all gains {100 * oracle:.2f} points; three drawn at random regret {100 * chance:.2f}.",
-        "",
-        "| way of choosing | Spearman | recall@3 | regret | of the oracle's gain |",
-        "|---|---|---|---|---|",
-    ]
-    for way, found in ways.items():
-        rank, recall, regret = (
-            mean(one[key] for one in found.values()) for key in ("spearman", "recall", "regret")
-        )
-        lines.append(
-            f"| {way} | {rank:.2f} | {recall:.2f} | {100 * regret:.2f} | {100 * regret / oracle:.0f} % |"
-        )
-    return [*lines, ""]
-
-
-def one_or_three(transfer: Path, mini20: Path) -> list[str]:
-    """What the neighbours beside the one that a mixture begins at add to it, of the targets that have one."""
-    one, three = [], []
-    for file in sorted(transfer.glob("*.json")):
-        pairs, tuned = json.loads(file.read_text()), mini20 / f"{file.stem}-seed0.json"
-        run = json.loads(tuned.read_text()) if tuned.exists() else {}
-        if run.get("start") in pairs.get("found", {}):
-            one.append(percent(pairs, pairs["found"][run["start"]]["score"] - pairs["expert"]))
-            three.append(percent(run, run["scores"]["mixture"] - run["scores"]["expert"]))
-    if not one:
-        return []
-    return [
-        f"Where `tune` begins at one neighbour ({len(one)} of these targets), mixing that one alone gains "
-        f"{mean(one):+.2f} points, mixing it with the two nearest others {mean(three):+.2f}.",
-        "",
-    ]
-
-
 def is_kept(run: Mapping[str, Any]) -> bool:
     """Whether `tune` keeps the mixture, by its rule of today."""
     found = {who: Evaluation(**one) for who, one in run["validation"].items()}
     lead = Lead(**{"examples": 0} | run["lead"])  # the oldest runs do not say of how many
     return not gives_way(lead, **found, writes=METRICS[run["metric"]].gold == "texts")
-
-
-def percent(run: Mapping[str, Any], score: float) -> float:
-    """Of the most that the run's metric can reach."""
-    return 100 * score / METRICS[run["metric"]].most
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -1,12 +1,13 @@
 """Does the prediction predict? The measured gain of every ordered pair of tasks, and ways of choosing.
 
-    python benchmarks/transfer.py pairs     # each target with each one neighbour: results/transfer/TASK.json
-    python benchmarks/transfer.py choose    # which way of choosing finds the ones that help
+    python benchmarks/transfer.py pairs     # each target with each one neighbour
+    python benchmarks/transfer.py rate      # what each way of choosing says of each neighbour
+    python benchmarks/report.py             # which way finds the ones that help
 
-mini20 on ofa-mini, 16 shots, one seed. The gain of a neighbour is the test score of the mixture of the
-target's own expert and it, tuned from almost the neighbour (weight 0.9), less that of the own expert; the
-tuned mixture counts, kept or not. `pairs` goes on where it was stopped; `--only` takes some of the targets,
-so that two processes can share the work.
+mini20 on ofa-mini, 16 shots, one seed; one JSON a target, results/transfer/TASK.json. The gain of a neighbour
+is the test score of the mixture of the target's own expert and it, tuned from almost the neighbour (weight
+0.9), less that of the own expert; the tuned mixture counts, kept or not. Both stages go on where they were
+stopped; `--only` takes some of the targets, so that two processes can share the work.
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from few_shot import remember_pictures, write
 from provenance import provenance
-from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
@@ -33,7 +32,6 @@ from pituning.cli.recipes import read_recipe
 from pituning.evaluation import Evaluation
 from pituning.expert import Expert, attach_expert
 from pituning.interpolate import tune
-from pituning.metrics import METRICS
 from pituning.mini20 import NAMES, mini_task
 from pituning.mixing import Mixing, PiConfig
 from pituning.pool import Pool
@@ -45,10 +43,10 @@ from pituning.weights import MINI20
 
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "transfer", HERE / "work" / "transfer"
-SHOTS, SEED, TOP = 16, 0, 3
+SHOTS, SEED = 16, 0
 
-Way = Callable[[Task, Expert, str], float]
-"""Few examples of a target, its own expert, the name of another: the higher, the more it should help."""
+Way = Callable[[Task, Expert, Sequence[str]], Mapping[str, float]]
+"""Few examples of a target, its own expert, names of others: who is rated higher should help more."""
 
 
 def pairs(backbone: Backbone, pool: Pool, name: str, config: PiConfig) -> None:
@@ -87,9 +85,7 @@ def own_expert(backbone: Backbone, pool: Pool, few: Task, config: PiConfig) -> E
 def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
     """All ways of choosing but chance and the oracle."""
     paper, kept = FisherConfig(setting="paper"), dict[tuple[str, str, str], TaskEmbedding]()
-    everyone = [pool.get(name) for name in pool]
-    rows = Differences(backbone, everyone[0], everyone, init_seed=pool.init_seed).rows
-    flat = {name: _flat(row) for name, row in zip(pool, rows, strict=True)}
+    everyone = {name: pool.get(name) for name in pool}
 
     def embedded(expert: Expert, task: Task, config: FisherConfig) -> TaskEmbedding:
         key = (expert.digest, task.fingerprint, config.hash)
@@ -97,45 +93,54 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
             kept[key] = embed(backbone, expert, task, config)
         return kept[key]
 
-    def fisher(few: Task, own: Expert, other: str) -> float:
-        mine = embedded(own, few, FisherConfig())
-        return similarity(mine.components, pool.embedding(other).components)
+    def fisher(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
+        mine = embedded(own, few, FisherConfig()).components
+        return {other: similarity(mine, pool.embedding(other).components) for other in others}
 
-    def fisher_paper(few: Task, own: Expert, other: str) -> float:
-        theirs = embedded(pool.get(other), mini_task(other), paper)
-        return similarity(embedded(own, few, paper).components, theirs.components, setting="paper")
+    def fisher_paper(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
+        mine = embedded(own, few, paper).components
+        theirs = {other: embedded(everyone[other], mini_task(other), paper) for other in others}
+        return {other: similarity(mine, theirs[other].components, setting="paper") for other in others}
 
-    def fisher_reference(few: Task, own: Expert, other: str) -> float:
+    def fisher_reference(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
         """Both tasks embedded with an expert of neither: that of captions, or of sst2 for captions."""
-        reference = pool.get("sst2" if "coco-captions" in (few.name, other) else "coco-captions")
-        mine, theirs = (embedded(reference, task, FisherConfig()) for task in (few, mini_task(other)))
-        return similarity(mine.components, theirs.components)
 
-    def weights(few: Task, own: Expert, other: str) -> float:
-        row = Differences(backbone, own, [own], init_seed=pool.init_seed).rows[0]
-        return float(torch.cosine_similarity(_flat(row), flat[other], dim=0))
+        def alike(other: str) -> float:
+            reference = everyone["sst2" if "coco-captions" in (few.name, other) else "coco-captions"]
+            mine, theirs = (embedded(reference, task, FisherConfig()) for task in (few, mini_task(other)))
+            return similarity(mine.components, theirs.components)
 
-    def labelled(few: Task) -> Task:
-        return Mixing(backbone, everyone[0], {}, PiConfig()).unseen(few)
+        return {other: alike(other) for other in others}
 
-    def as_it_is(few: Task, own: Expert, other: str) -> float:
-        return merit(validated(backbone, labelled(few), {"": pool.get(other)})[""])
-
-    def after_short_tuning(few: Task, own: Expert, other: str) -> float:
-        mixing = Mixing(backbone, own, {other: pool.get(other)}, replace(config, k=1))
-        return merit(mixing.tried([Neighbor(other, 0.0)], other, few, progress=False))
+    def weights(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
+        experts = [own, *(everyone[other] for other in others)]
+        mine, *theirs = map(_flat, Differences(backbone, own, experts, init_seed=pool.init_seed).rows)
+        cosines = (float(torch.cosine_similarity(mine, row, dim=0)) for row in theirs)
+        return dict(zip(others, cosines, strict=True))
 
     encoder = SentenceTransformer(str(minilm_folder()))
 
-    def described(few: Task, own: Expert, other: str) -> float:
-        mine, theirs = encoder.encode([description(few), description(mini_task(other))])
-        return float(mine @ theirs / np.linalg.norm(mine) / np.linalg.norm(theirs))
+    def described(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
+        texts = [description(few), *(description(mini_task(other)) for other in others)]
+        mine, *theirs = encoder.encode(texts, normalize_embeddings=True)
+        return {other: float(mine @ one) for other, one in zip(others, theirs, strict=True)}
 
-    def as_tune_does(few: Task, own: Expert, other: str) -> float:
+    def as_it_is(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
+        labelled = Mixing(backbone, own, {}, config).unseen(few)
+        found = validated(backbone, labelled, {other: everyone[other] for other in others})
+        return {other: merit(one) for other, one in found.items()}
+
+    def after_short_tuning(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
+        mixing = Mixing(backbone, own, everyone, replace(config, k=1))
+        return {
+            other: merit(mixing.tried([Neighbor(other, 0.0)], other, few, progress=False)) for other in others
+        }
+
+    def as_tune_does(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
         """What `tune` mixed with the same examples and experts: the start first, then the others."""
         run = json.loads((HERE / "results" / "mini20" / f"{few.name}-seed{SEED}.json").read_text())
-        chosen = other in [neighbor["name"] for neighbor in run["neighbors"]]
-        return 4.0 * (other == run["start"]) + 2.0 * chosen + fisher(few, own, other)
+        alike, chosen = fisher(few, own, others), [neighbor["name"] for neighbor in run["neighbors"]]
+        return {o: 4.0 * (o == run["start"]) + 2.0 * (o in chosen) + alike[o] for o in others}
 
     return {
         "Fisher": fisher,
@@ -165,70 +170,35 @@ def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors.values()])
 
 
-def choose(backbone: Backbone, pool: Pool, config: PiConfig) -> None:
-    """results/transfer/choice.json: of each way its rank correlation, recall and regret, by target."""
-    named = ways(backbone, pool, config)
-    found: dict[str, dict[str, Any]] = {way: {} for way in named}
-    for file in sorted(RESULTS.glob("*.json")):
-        document = json.loads(file.read_text())
-        if "found" not in document or len(document["found"]) < len(pool) - 1:
-            continue
-        name, most = document["task"], METRICS[document["metric"]].most
-        gains = {n: (d["score"] - document["expert"]) / most for n, d in document["found"].items()}
-        few = mini_task(name).sample(SHOTS, SEED)
-        own = own_expert(backbone, pool, few, config)
-        for way, rate in named.items():
-            rated = {other: rate(few, own, other) for other in gains}
-            found[way][name] = judged(gains, rated)
-        print(name, {way: round(found[way][name]["regret"], 3) for way in named}, flush=True)
-    write(RESULTS / "choice.json", {"ways": found, **provenance()})
-
-
-def judged(gains: Mapping[str, float], rated: Mapping[str, float]) -> dict[str, float]:
-    """Spearman's correlation, recall and regret of the top 3; the gains are parts of the metric's most.
-
-    The regret is what the best neighbour gains more than the best of the three chosen; where a neighbour only
-    harms, none would be taken: its gain counts as 0.
-    """
-    best, chosen = (_top(values) for values in (gains, rated))
-    worth = {name: max(gain, 0.0) for name, gain in gains.items()}
-    return {
-        "spearman": float(spearmanr([*gains.values()], [rated[name] for name in gains]).statistic),
-        "recall": len(best & chosen) / TOP,
-        "regret": max(worth.values()) - max(worth[name] for name in chosen),
-        "oracle": max(worth.values()),
-        "random": max(worth.values()) - mean_best(sorted(worth.values(), reverse=True)),
-    }
-
-
-def _top(values: Mapping[str, float]) -> set[str]:
-    return set(sorted(values, key=lambda name: -values[name])[:TOP])
-
-
-def mean_best(values: Sequence[float]) -> float:
-    """The expected largest of `TOP` of `values`, in falling order, drawn without replacement."""
-    n, total, left = len(values), 0.0, 1.0
-    for place, value in enumerate(values):
-        drawn = TOP / (n - place) if place <= n - TOP else 1.0  # that this one is drawn, where none was yet
-        total, left = total + left * drawn * value, left * (1 - drawn)
-    return total
+def rate(backbone: Backbone, pool: Pool, name: str, config: PiConfig, every: Mapping[str, Way]) -> None:
+    """One target: what each way says of each neighbour, where its file has not that already."""
+    file = RESULTS / f"{name}.json"
+    document = json.loads(file.read_text())
+    rated = document.setdefault("rated", {})
+    few = mini_task(name).sample(SHOTS, SEED)
+    own = own_expert(backbone, pool, few, config)
+    for way in [way for way in every if way not in rated]:
+        rated[way] = dict(every[way](few, own, [other for other in pool if other != name]))
+        write(file, document)
+        print(name, way, max(rated[way], key=lambda other: rated[way][other]), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=["pairs", "choose"])
+    parser.add_argument("stage", choices=["pairs", "rate"])
     parser.add_argument("--only", nargs="*", default=NAMES, help="targets")
     options = parser.parse_args()
     torch.set_num_threads(1)
     backbone, pool = load_backbone("ofa-mini"), Pool(MINI20)
     remember_pictures(backbone)
     config = read_recipe("ofa-mini").config(shots=SHOTS, seed=SEED)
-    if options.stage == "choose":
-        choose(backbone, pool, config)
-    else:
-        for name in options.only:
+    every = ways(backbone, pool, config) if options.stage == "rate" else {}
+    for name in options.only:
+        if every:
+            rate(backbone, pool, name, config, every)
+        else:
             pairs(backbone, pool, name, config)
 
 

@@ -1,0 +1,119 @@
+"""The section of REPORT.md on choosing neighbours, from the pairs that transfer.py measured and rated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from pituning.metrics import METRICS
+
+TOP = 3
+Values = Mapping[str, float]
+"""Of each neighbour: its gain in points of a hundred, or its rating."""
+
+
+def choosing(transfer: Path, mini20: Path) -> list[str]:
+    """What each way of choosing neighbours is worth, against the measured gain of each one neighbour."""
+    targets = [json.loads(file.read_text()) for file in sorted(transfer.glob("*.json"))]
+    rated = [target for target in targets if "rated" in target]
+    if not rated:
+        return []
+    gains = [gains_of(target) for target in rated]
+    worth = [{name: max(gain, 0.0) for name, gain in found.items()} for found in gains]
+    most = mean(max(found.values()) for found in worth)
+    chance = most - mean(mean_best(sorted(found.values(), reverse=True)) for found in worth)
+    lines = [
+        "## Does the prediction predict?",
+        "",
+        f"{len(rated)} targets of mini20 with 16 shots, seed 0, each tuned with each one neighbour, whose",
+        "gain is its mixture's test score less the own expert's. *Spearman*: of rating and gain, mean over",
+        "targets. *Recall@3*: how many of the best three are among the three rated highest. *Regret*: how",
+        "much less the best of these gains than the best of all, in points and as a part of what that gains;",
+        "where a neighbour only harms, none would be taken, so that its gain counts as 0.",
+        "",
+        "| way of choosing | Spearman | recall@3 | regret | of the oracle's gain |",
+        "|---|---|---|---|---|",
+    ]
+    for way in rated[0]["rated"]:
+        found = [judged(gain, target["rated"][way]) for gain, target in zip(gains, rated, strict=True)]
+        rank, recall, regret = (mean(column) for column in zip(*found, strict=True))
+        lines.append(f"| {way} | {rank:.2f} | {recall:.2f} | {regret:.2f} | {100 * regret / most:.0f} % |")
+    expected = TOP / len(gains[0])
+    return [
+        *lines,
+        f"| three at random | 0 | {expected:.2f} | {chance:.2f} | {100 * chance / most:.0f} % |",
+        f"| oracle (gains {most:.2f}) | 1 | 1 | 0 | 0 % |",
+        "",
+        *best_of_each(rated, gains),
+        *one_or_three(targets, mini20),
+    ]
+
+
+def gains_of(target: Mapping[str, Any]) -> Values:
+    """What each neighbour adds to the target's own expert."""
+    return {name: percent(target, one["score"] - target["expert"]) for name, one in target["found"].items()}
+
+
+def judged(gains: Values, rated: Values) -> tuple[float, float, float]:
+    """Spearman's correlation, recall and regret of the three rated highest."""
+    best, chosen = (sorted(values, key=lambda name: -values[name])[:TOP] for values in (gains, rated))
+    rank = float(spearmanr([*gains.values()], [rated[name] for name in gains]).statistic)
+    reached = max(max(gains[name], 0.0) for name in chosen)
+    return rank, len({*best} & {*chosen}) / TOP, max(*gains.values(), 0.0) - reached
+
+
+def mean_best(values: Sequence[float]) -> float:
+    """The expected largest of `TOP` of `values`, in falling order, drawn without replacement."""
+    n, total, left = len(values), 0.0, 1.0
+    for place, value in enumerate(values):
+        drawn = TOP / (n - place) if place <= n - TOP else 1.0  # that this one is drawn, where none was yet
+        total, left = total + left * drawn * value, left * (1 - drawn)
+    return total
+
+
+def best_of_each(targets: Sequence[Mapping[str, Any]], gains: Sequence[Values]) -> list[str]:
+    """By target: who helps, and where similarity places them."""
+    lines = [
+        "The best three neighbours of each target by their measured gain, and the place that the Fisher",
+        "similarity gives each among all; of 500 test examples a point or two is chance.",
+        "",
+        "| target | own expert | best neighbours | median of all |",
+        "|---|---|---|---|",
+    ]
+    for target, found in zip(targets, gains, strict=True):
+        alike = target["rated"]["Fisher"]
+        order = sorted(alike, key=lambda name: -alike[name])
+        best = sorted(found, key=lambda name: -found[name])[:TOP]
+        told = ", ".join(f"{name} {found[name]:+.1f} (place {order.index(name) + 1})" for name in best)
+        middle = sorted(found.values())[len(found) // 2]
+        own = percent(target, target["expert"])
+        lines.append(f"| {target['task']} | {own:.1f} | {told} | {middle:+.1f} |")
+    return [*lines, ""]
+
+
+def one_or_three(targets: Sequence[Mapping[str, Any]], mini20: Path) -> list[str]:
+    """What the neighbours beside the one that a mixture begins at add to it, of the targets that have one."""
+    one, three = [], []
+    for target in targets:
+        tuned = mini20 / f"{target['task']}-seed0.json"
+        run = json.loads(tuned.read_text()) if tuned.exists() else {}
+        if run.get("start") in target["found"]:
+            one.append(gains_of(target)[run["start"]])
+            three.append(percent(run, run["scores"]["mixture"] - run["scores"]["expert"]))
+    if not one:
+        return []
+    return [
+        f"Where `tune` begins at one neighbour ({len(one)} of these targets), mixing that one alone gains "
+        f"{mean(one):+.2f} points, mixing it with the two nearest others {mean(three):+.2f}.",
+        "",
+    ]
+
+
+def percent(run: Mapping[str, Any], score: float) -> float:
+    """Of the most that the run's metric can reach."""
+    return 100 * score / METRICS[run["metric"]].most
