@@ -15,6 +15,7 @@ from pituning.report.curves import History, chart, loss_chart, points
 from pituning.report.examples import ExampleShown, example_figure
 from pituning.report.graph import graph_figure, mark
 from pituning.report.heatmap import heatmap_table, step
+from pituning.report.numbers import numbers
 from pituning.report.plane import Plane, plane_figure
 
 NEAREST = 3  # columns of the table of nearest tasks
@@ -212,17 +213,8 @@ def _kept(epoch: int | None) -> str:
 
 def _numbers(history: History) -> str:
     columns = list(dict.fromkeys(key for entry in history for key in entry))
-    head = "".join(f'<th scope="col">{escape(key.replace("_", " "))}</th>' for key in columns)
-    rows = "".join(
-        "<tr>"
-        + "".join(f"<td>{entry[key]:.6g}</td>" if key in entry else "<td></td>" for key in columns)
-        + "</tr>"
-        for entry in history
-    )
-    return (
-        "<details><summary>The numbers</summary>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></details>"
-    )
+    rows = ([f"{entry[key]:.6g}" if key in entry else "" for key in columns] for entry in history)
+    return numbers((key.replace("_", " ") for key in columns), rows)
 
 
 def _graph(report: Report, _: Clusters) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from pituning.report.heatmap import scale, step
+from pituning.report.numbers import numbers
 
 SIDE = 5  # steps from corner to corner
 RADIUS, MARGIN = 38, 62  # pixels; of a hexagon, and around the outermost middles
@@ -99,14 +100,12 @@ def _corner(name: str, index: int) -> str:
 
 
 def _numbers(plane: Plane) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in (*plane.corners, "loss", "score"))
-    rows = "".join(
-        "<tr>"
-        + "".join(f"<td>{weight:.1f}</td>" for weight in point.weights)
-        + f"<td>{point.loss:.4f}</td><td>{'' if point.score is None else f'{point.score:.4f}'}</td></tr>"
+    rows = (
+        [*(f"{weight:.1f}" for weight in point.weights), f"{point.loss:.4f}", _told(point.score)]
         for point in plane.points
     )
-    return (
-        "<details><summary>The numbers</summary>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></details>"
-    )
+    return numbers((*plane.corners, "loss", "score"), rows)
+
+
+def _told(score: float | None) -> str:
+    return "" if score is None else f"{score:.4f}"
