@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, final, get_args
 
@@ -14,7 +15,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from pituning.backbones import Backbone
-from pituning.distributed import from_first
+from pituning.distributed import from_first, is_first
 from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert, unwritable
 from pituning.interpolate.compatible import Space, obstacle
@@ -44,6 +45,7 @@ def add_expert(
     """Train an expert of `task` from the pool's initialisation, embed it, and put both into the pool.
 
     Checkpoints lie in the pool's folder until the expert is there; with `resume`, a killed run goes on.
+    Another process that trains an expert of that name is waited for.
     `like`, the pool's typical expert, is whose configuration `train_expert` takes where none is named.
     Called by all processes of a group, it trains with all; the first embeds and writes.
 
@@ -52,23 +54,25 @@ def add_expert(
     """
     name = name or task.name
     workdir = Path(pool.path) / f"{WORK}{name}"
-    expert = train_expert(
-        backbone,
-        task,
-        replace(config, init_seed=pool.init_seed),
-        name=name,
-        like=like,
-        workdir=workdir,
-        resume=resume,
-        progress=progress,
-    )
 
     def admitted() -> None:
         embedding = embed(backbone, expert, task, fisher, progress=progress)
         pool.add(expert, embedding, replace=overwrite)
         shutil.rmtree(workdir, ignore_errors=True)
 
-    from_first(admitted)
+    with _alone(workdir) if is_first() else nullcontext():
+        from_first(partial(pool.check_free, name, replace=overwrite))
+        expert = train_expert(
+            backbone,
+            task,
+            replace(config, init_seed=pool.init_seed),
+            name=name,
+            like=like,
+            workdir=workdir,
+            resume=resume,
+            progress=progress,
+        )
+        from_first(admitted)
     return expert
 
 
@@ -151,9 +155,11 @@ def build_expert(plan: Plan, task: Task, *, progress: bool = False) -> None:
     Raises:
         PituningError: for whatever the user can mend.
     """
-    with _alone(Path(plan.pool.path) / f"{WORK}{task.name}"):
+    try:
+        add_expert(plan.pool, plan.backbone, task, plan.config, like=plan.like, progress=progress)
+    except PoolError:
         if task.name not in plan.pool:
-            add_expert(plan.pool, plan.backbone, task, plan.config, like=plan.like, progress=progress)
+            raise
 
 
 def in_process(plan: Plan, progress: bool) -> Outcomes:

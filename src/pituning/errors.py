@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args, get_origin, get_type_hints
 
 
 class PituningError(ValueError):
@@ -70,3 +71,13 @@ class TrainingError(PituningError):
 
 class ConfigError(PituningError):
     """An option outside its range."""
+
+    @classmethod
+    def misnamed(cls, config: object) -> list[ConfigError]:
+        """A fault for each field of a dataclass whose value is none of its `Literal`."""
+        kinds = {n: kind for n, kind in get_type_hints(type(config)).items() if get_origin(kind) is Literal}
+        return [
+            cls(f"{name} is one of {', '.join(get_args(kind))}", repr(value), "Name one of them.")
+            for name, kind in kinds.items()
+            if (value := getattr(config, name)) not in get_args(kind)
+        ]

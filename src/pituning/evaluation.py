@@ -36,7 +36,7 @@ class Evaluation:
 
 
 def pooled(found: Sequence[Evaluation]) -> Evaluation:
-    """Of validation results on different examples, the one on all of them; the mean of the scores.
+    """The mean of several validation results, each weighted by how many numbers are in its `each`.
 
     Example:
         >>> pooled([Evaluation(-1.0, each=(-1.0,)), Evaluation(-2.0, each=(-1.5, -2.5))]).negative_loss

@@ -100,7 +100,7 @@ class FitConfig:
             for name, value in asdict(self).items()
             if (name.endswith("learning_rate") or name == "max_grad_norm")
             and value is not None
-            and value <= 0
+            and not value > 0
         ]
         faults += [
             ConfigError(f"{name} must lie in 0..{MOST}", str(value), "Try 0.")
@@ -112,7 +112,7 @@ class FitConfig:
             for name, usual in (("warmup", 0.06), ("label_smoothing", 0.1))
             if not 0 <= getattr(self, name) < 1
         ]
-        ConfigError.collect(faults)
+        ConfigError.collect([*faults, *ConfigError.misnamed(self)])
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,7 @@ def fit(
                 entry: dict[str, int | float] = {"epoch": epoch + 1, "loss": total / max(seen, 1)}
                 found = from_first(evaluate) if evaluate else None
                 if found is not None:
-                    also = {"score": found.score, "overlap": found.overlap}
-                    entry["validation_loss"] = -found.negative_loss
-                    entry |= {name: value for name, value in also.items() if value is not None}
+                    entry |= _told(found)
                 state.history.append(entry)
                 if found is None or state.best is None or found.merit > state.best.merit:
                     state.best, state.best_epoch = found, epoch + 1
@@ -218,6 +216,12 @@ def fit(
         finally:  # also where training stops early: a loss that is not finite, a full disk, Ctrl-C
             restore(module, state.best_tensors)
     return FitResult(state.history, state.best_epoch, state.best)
+
+
+def _told(found: Evaluation) -> dict[str, float]:
+    """What a card can hold: JSON has no infinity."""
+    told = {"validation_loss": -found.negative_loss, "score": found.score, "overlap": found.overlap}
+    return {name: value for name, value in told.items() if value is not None and math.isfinite(value)}
 
 
 @dataclass

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
 
 from pituning.backbones import Backbone
 from pituning.distributed import from_first
@@ -96,16 +96,7 @@ class PiConfig:
             for name, value in (("k", self.k), ("shots", self.shots), ("rank", self.rank))
             if value is not None and value < 1
         ]
-        faults += [
-            ConfigError(f"{name} is one of {', '.join(get_args(kind))}", repr(value), "Name one of them.")
-            for name, value, kind in (
-                ("space", self.space, Space),
-                ("sharing", self.sharing, Sharing),
-                ("start", self.start, Start),
-            )
-            if value not in get_args(kind)
-        ]
-        ConfigError.collect(faults)
+        ConfigError.collect([*faults, *ConfigError.misnamed(self)])
         if self.rank is not None and self.space == "parameters":
             fix = "Leave the rank out: in parameter space it is the experts' own; or choose space delta."
             raise ConfigError("a rank is chosen in delta space only", f"{self.rank} in parameters", fix)
@@ -130,7 +121,7 @@ class Mixing:
     """The target's own expert and those of the pool, as the configuration mixes them.
 
     Attributes:
-        train: makes an expert like the target's own, of a task and a TrainConfig. With it, few validation
+        new_expert: makes one like the target's own, of a task and a TrainConfig. With it, few validation
             examples and training examples change places, and both validate; None leaves that out.
     """
 
@@ -138,7 +129,7 @@ class Mixing:
     own: Expert
     experts: Mapping[str, Expert]
     config: PiConfig
-    train: Callable[..., Expert] | None = None
+    new_expert: Callable[..., Expert] | None = None
 
     def mixture(self, names: Sequence[str], begin: str = EQUAL) -> Mixture:
         """Of the target's own and the experts named: with equal weights, or almost at one of them."""
@@ -192,14 +183,26 @@ class Mixing:
         """
         if not near or not self.config.tries_starts(task):
             return EQUAL
-        few, found, twice = _first(task, TRIAL_EXAMPLES), dict[str, Evaluation](), dict[str, Evaluation]()
+        few, found = _first(task, TRIAL_EXAMPLES), dict[str, Evaluation]()
         shortlist = self.shortlist(near, task)
         for begin in (EQUAL, *shortlist):
             with suppress(TrainingError):  # a start from which the loss does not stay finite is none
                 found[begin] = self.tried(near, begin, few, progress)
-        if not (self.train and is_scarce(task)):
-            return best_of(found)
-        untrained = self.train(replace(task, validation=()), replace(self.config.train, epochs=0))
+        twofold = self._twofold(near, shortlist, found, task, progress) if is_scarce(task) else {}
+        return best_of(twofold or found)
+
+    def _twofold(
+        self,
+        near: Sequence[Neighbor],
+        shortlist: Sequence[str],
+        found: Mapping[str, Evaluation],
+        task: Task,
+        progress: bool,
+    ) -> dict[str, Evaluation]:
+        """The best of the starts found, judged on the training examples, too; empty without `new_expert`."""
+        if not self.new_expert:
+            return {}
+        untrained = self.new_expert(replace(task, validation=()), replace(self.config.train, epochs=0))
         blank = replace(self, own=untrained)
         # Under a head, `unseen` has no training examples, so the trained one is no less fair.
         heads = self.backbone.head_modules(self.backbone.model)
@@ -207,11 +210,12 @@ class Mixing:
         also = {EQUAL: equal.collapse(rank=self.config.rank)}
         untuned = self.as_they_are(shortlist, task, also)
         best = sorted(found, key=lambda name: found[name].merit, reverse=True)[: max(2, self.config.k)]
+        other, judged = turned(_first(task, TRIAL_EXAMPLES)), dict[str, Evaluation]()
         for begin in dict.fromkeys([*best, *({best_of(untuned)} & found.keys())]):
             with suppress(TrainingError):
-                again = blank.tried(near, begin, turned(few), progress)
-                twice[begin] = pooled([untuned[begin], found[begin], again])
-        return best_of(twice or found)
+                second = blank.tried(near, begin, other, progress)
+                judged[begin] = pooled([untuned[begin], found[begin], second])
+        return judged
 
     def verdict(
         self, mixture: Expert, names: Sequence[str], begin: str, task: Task, *, progress: bool
@@ -227,14 +231,14 @@ class Mixing:
         if not names or not found:
             return Verdict("mixture" if names else "expert", found, None)
         lead = Lead.of(found["mixture"], found["expert"])
-        if self.train and not lead.sure and is_scarce(task):
+        if self.new_expert and not lead.sure and is_scarce(task):
             log.info("collapse: too close to call; both once more, with training and validation exchanged")
             with suppress(TrainingError):  # the second look is none where training diverges
-                own = self.train(turned(task), self.config.train, progress=progress)
+                own = self.new_expert(turned(task), self.config.train, progress=progress)
                 other = replace(self, own=own)
-                again = other.mixture(names, begin)
-                tune(again, turned(task), self.config.tuning, progress=progress)
-                second = other._judged(again.collapse(rank=self.config.rank), turned(task))
+                remixed = other.mixture(names, begin)
+                tune(remixed, turned(task), self.config.tuning, progress=progress)
+                second = other._judged(remixed.collapse(rank=self.config.rank), turned(task))
                 found = {who: pooled([one, second[who]]) for who, one in found.items()}
                 lead = Lead.of(found["mixture"], found["expert"])
         kept: Literal["mixture", "expert"]

@@ -138,6 +138,7 @@ class Neighborhood:
         self, embedding: TaskEmbedding, k: int, *, space: Space, without: Mapping[str, str]
     ) -> list[Neighbor]:
         """The experts whose tasks are most like an embedded one; its own task is never among them."""
+        check_count(k)
         if self.index and space == "parameters":
             return self._nearest_by_sketch(embedding, k, without)
         names = [name for name in self.embeddings if name not in without]
@@ -151,15 +152,16 @@ class Neighborhood:
         return sorted(found, key=lambda neighbor: (-neighbor.similarity, neighbor.name))[:k]
 
     def similarity(
-        self, name: str, embedding: TaskEmbedding, *, space: Space, without: Mapping[str, str]
+        self, name: str, embedding: TaskEmbedding, *, reach: int, space: Space, without: Mapping[str, str]
     ) -> dict[str, dict[str, float]]:
         """All pairs of an embedded task, called `name`, and the experts that `nearest` chooses from.
 
         In delta space, two experts that adapt no module in common have the similarity 0. In a big pool, of
-        the nearest experts alone.
+        the nearest alone: `DRAWN`, or `reach` if that is more.
         """
         if self.index:
-            shown = [n.name for n in self.nearest(embedding, DRAWN, space=space, without=without)]
+            count = max(DRAWN, reach)
+            shown = [n.name for n in self.nearest(embedding, count, space=space, without=without)]
         else:
             shown = [n for n in self.embeddings if n not in without]
         points = {name: embedding, **{n: self.embeddings[n] for n in shown}}
@@ -173,13 +175,21 @@ class Neighborhood:
             found[one][two] = found[two][one] = alike
         return found
 
+    def others(self, alike: Mapping[str, float], own: Expert) -> list[Expert]:
+        """The experts named in `alike` that are of another task and other data than `own`, highest first."""
+        names = sorted(alike.keys() - {own.name}, key=lambda name: (-alike[name], name))
+        cards = {name: self.experts[name].card for name in names}
+        here = own.card
+        return [
+            self.experts[n] for n in names if here.task != cards[n].task and here.source != cards[n].source
+        ]
+
     def _nearest_by_sketch(
         self, embedding: TaskEmbedding, k: int, without: Mapping[str, str]
     ) -> list[Neighbor]:
         """Compare exactly, from the nearest sketches on, until nothing better is found."""
         if self.index is None or self.pool is None:
             return []
-        check_count(k)
         mine = embedding.components
         similarity(mine, mine, setting=embedding.setting)  # raises where the embedding says nothing
         order = Order(mine)

@@ -138,7 +138,7 @@ class Pool:
         if embedding is not None:
             embedding.check_fresh(expert)
         with self._store.writing() as scratch:
-            self._check_free(expert.name, replace)
+            self.check_free(expert.name, replace=replace)
             folder = scratch / expert.name
             folder.mkdir()
             expert.write(folder)
@@ -175,12 +175,12 @@ class Pool:
         expert, content = self._shelf.expert(name, files), files.get(EMBEDDING, b"")
         embedding = self._shelf.embedding(expert, files)
         with self._store.writing():
-            self._check_free(name, replace)
+            self.check_free(name, replace=replace)
             with self._shelf.sketched(expert, embedding, content):
                 self._store.rewrite(name, files)
 
-    def _check_free(self, name: str, replace: bool) -> None:
-        """Within `writing`: raise PoolError for a name that is taken and not to be replaced."""
+    def check_free(self, name: str, *, replace: bool = False) -> None:
+        """Raise PoolError for a name that is taken and not to be replaced."""
         self._check_case(name)
         if name in self and not replace:
             raise PoolError(
@@ -250,6 +250,8 @@ class Pool:
         if (self.path / SKETCHES).is_dir() and not may_differ_by_case(self.path, name):
             return  # without a look at every entry
         entry = entry_path(self.path, name)
+        if not entry.parent.is_dir():  # a pool that holds nothing yet
+            return
         folded = entry.name.casefold()
         alike = [
             file for file in os.listdir(entry.parent) if file.casefold() == folded and file != entry.name

@@ -28,7 +28,7 @@ from pituning.pool import Pool
 from pituning.predict import Neighbor, embed
 from pituning.selection import Lead, tested
 from pituning.task import Task
-from pituning.train import train_expert
+from pituning.train import TrainConfig, train_expert
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class PiResult:
         best_epoch: of which the state was kept; 0 is the mixture before tuning.
         similarity: of all pairs of the target (under its own expert's name) and the experts that it could be
             mixed with, one of its own task or data among them.
+        others: those of other tasks and other data among these, the most alike first.
         space: in which they are mixed.
         refused: expert -> why it could not be a neighbour.
         start: the neighbour that the mixture was almost equal to before it was tuned; "" of equal weights.
@@ -77,6 +78,7 @@ class PiResult:
     best_epoch: int
     neighbors: list[Neighbor]
     similarity: dict[str, dict[str, float]]
+    others: list[Expert]
     space: Space
     refused: dict[str, str]
     start: str
@@ -90,22 +92,19 @@ class PiResult:
 
     @property
     def decided_by(self) -> str:
-        """Of what `lead` is: the IoU where boxes are drawn, else the loss."""
-        return "mean_iou" if METRICS[self.metric].gold == "box" else "loss"
+        """The IoU where boxes are drawn, else the loss; or the metric, of free text whose score is lower."""
+        if METRICS[self.metric].gold == "box":
+            return "mean_iou"
+        lower = self.kept == "expert" and self.lead is not None and not self.lead.behind
+        return self.metric if lower else "loss"
 
     @property
     def deciding(self) -> dict[str, float]:
         """What decided, of the target's own expert and of the mixture; see `validation`."""
         if self.decided_by == "loss":
             return {name: -found["negative_loss"] for name, found in self.validation.items()}
-        return {name: found["overlap"] for name, found in self.validation.items()}
-
-    def others(self, pool: Pool) -> list[Expert]:
-        """The experts of other tasks and other data among those of `similarity`, the most alike first."""
-        alike = self.similarity[self.own.name]
-        names = sorted(alike.keys() - {self.own.name}, key=lambda name: (-alike[name], name))
-        others = [expert for expert in map(pool.get, names) if expert.card.task != self.task]
-        return [expert for expert in others if expert.card.source != self.own.card.source]
+        what = "overlap" if self.decided_by == "mean_iou" else "score"
+        return {name: found.get(what, 0.0) for name, found in self.validation.items()}
 
 
 def pi_tune(
@@ -143,15 +142,12 @@ def pi_tune(
     sizes = f"{len(target.train)} examples, with {len(target.validation)} others to validate on"
     log.info("expert: %s the task's own on %s", "taking" if expert else "training", sizes)
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
-    train = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
-    own = _adopted(expert, backbone, task, target) if expert else train(target, training, **stage("expert"))
+    new = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
+    own = _adopted(expert, backbone, task, target) if expert else new(target, training, **stage("expert"))
 
     # 2. Predict: the tasks of the pool that are most like it.
     log.info("predict: embedding the task, and looking for neighbours")
-    learnt = own
-    if training.epochs and own.card.recipe.get("best_epoch") == 0:  # it says nothing about its task
-        once = replace(training, method=None, epochs=1)
-        learnt = train(target, once, like=own, untrained=False)
+    learnt = _learnt(own, target, training, new)
     embedding = from_first(partial(embed, backbone, learnt, target, config.fisher, progress=progress))
     refused = around.refusals(own, embedding, config.space)
     near = around.nearest(embedding, config.reach(target), space=config.space, without=refused)
@@ -161,8 +157,8 @@ def pi_tune(
         raise ExpertError(must, next(iter(refused.values())), fix)
     if len(near) < config.k:
         log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(near))
-    again = None if expert else train  # one that was given is not judged by others in its place
-    mixing = Mixing(backbone, own, around.experts, replace(config, train=training), again)
+    new_expert = None if expert else new  # one that was given is not judged by others in its place
+    mixing = Mixing(backbone, own, around.experts, replace(config, train=training), new_expert)
     choose = partial(mixing.begin, near, target, progress=progress)
     begin = stage.once(
         "start", f"{config}{own.digest}{target.fingerprint}{sorted(n.name for n in near)}", choose
@@ -184,6 +180,8 @@ def pi_tune(
     best = mixing.best_alone(names, target)
     neighbor = {"neighbor": mixing.alone(best)} if best else {}
     stages = {"expert": own, **neighbor, "init": before, "pi": kept}
+    reach = config.reach(target)
+    alike = around.similarity(own.name, embedding, reach=reach, space=config.space, without=refused)
     if task.test:
         log.info("collapse: scoring on %d test examples", len(task.test))
     return PiResult(
@@ -196,7 +194,8 @@ def pi_tune(
         history=tuned.history,
         best_epoch=tuned.best_epoch,
         neighbors=neighbors,
-        similarity=around.similarity(own.name, embedding, space=config.space, without=refused),
+        similarity=alike,
+        others=around.others(alike[own.name], own),
         space=config.space,
         refused=refused,
         start=begin,
@@ -210,6 +209,13 @@ def pi_tune(
     )
 
 
+def _learnt(own: Expert, target: Task, config: TrainConfig, new: Callable[..., Expert]) -> Expert:
+    """What embeds the task: an expert that was best untrained says nothing of it, one epoch does."""
+    if config.epochs and own.card.recipe.get("best_epoch") == 0:
+        return new(target, replace(config, method=None, epochs=1), like=own, untrained=False)
+    return own
+
+
 def _adopted(expert: Expert, backbone: Backbone, task: Task, target: Task) -> Expert:
     """An expert that was trained before, as the target's own; `target` has the shots of `task`.
 
@@ -217,11 +223,9 @@ def _adopted(expert: Expert, backbone: Backbone, task: Task, target: Task) -> Ex
         ExpertError: it is of another backbone, task or answers, or may have seen what is to validate it.
     """
     own, fix = adopt(expert, backbone, target), "Leave it out, and one is trained."
-    labels, candidates = [*own.card.labels], [*target.candidates]
-    ordered = bool(backbone.head_modules(backbone.model))
     faults = [] if own.card.task == task.name else [f"{expert.name} is of the task {own.card.task}"]
-    if labels != candidates if ordered else sorted(labels) != sorted(candidates):
-        faults.append(f"{expert.name} answers {', '.join(labels) or 'freely'}")
+    if not backbone.answers(own.card.labels, task):
+        faults.append(f"{expert.name} answers {', '.join(own.card.labels) or 'freely'}")
     if faults:
         raise ExpertError(f"the own expert must fit {task.name}", "; ".join(faults), fix)
     if target.validation and not task.validation and own.card.data != target.fingerprint:
@@ -260,6 +264,7 @@ class _Stages:
         chosen = choose()
         if file and is_first():
             with suppress(OSError):  # of no use to this run
+                file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps({"key": key, "chosen": chosen}))
         return chosen
 

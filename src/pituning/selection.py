@@ -96,12 +96,17 @@ def gives_way(lead: Lead, mixture: Evaluation, expert: Evaluation, *, writes: bo
     return lead.behind or (writes and (mixture.score or 0.0) < (expert.score or 0.0))
 
 
+def bare(backbone: Backbone, task: Task, seed: int) -> nn.Module:
+    """The backbone without an adapter; its head, where it has one, is drawn from `seed`."""
+    with isolated_seed(seed):
+        return backbone.fresh_module(task.candidates)
+
+
 def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: int) -> dict[str, float]:
-    """The metric on the test split, for the bare backbone (a head is drawn from `seed`) and each stage."""
+    """The metric on the test split, for the `bare` backbone and each stage."""
     if not task.test:
         return {}
-    with isolated_seed(seed):
-        scores = {"base": score(backbone, backbone.fresh_module(task.candidates), task)}
+    scores = {"base": score(backbone, bare(backbone, task, seed), task)}
     known: dict[str, float] = {}
     for stage, expert in stages.items():
         if expert.digest not in known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from pituning.backbones import Backbone
 from pituning.backbones.base import batches_by_length
 from pituning.card import ExpertCard
-from pituning.errors import ConfigError, ExpertError
+from pituning.errors import ConfigError, ExpertError, PituningError
 from pituning.evaluation import Evaluation
 from pituning.example import first_by_hash
 from pituning.expert import (
@@ -138,6 +139,7 @@ def train_expert(
         untrained=untrained,
     )
     validation = result.best.score if result.best else None
+    loss = -result.best.negative_loss if result.best else math.inf
     card = ExpertCard(
         name=name or task.name,
         task=task.name,
@@ -159,7 +161,7 @@ def train_expert(
             "learning_rate": rate,
             "model": dict(backbone.settings),
             "best_epoch": result.best_epoch,
-            "validation_loss": None if result.best is None else -result.best.negative_loss,
+            "validation_loss": loss if math.isfinite(loss) else None,
         },
     )
     return Expert(card, model.peft_config["default"], saved_tensors(model))
@@ -199,6 +201,8 @@ def _attached(backbone: Backbone, adapter: PeftConfig, labels: Sequence[str], se
     """A new adapter, or an ExpertError where PEFT cannot put this configuration on the backbone."""
     try:
         return attach(backbone, adapter, labels=labels, seed=seed)
+    except PituningError:  # says what to do already
+        raise
     except (ValueError, TypeError, RuntimeError) as error:
         raise ExpertError(
             f"the method must fit the backbone {backbone.name!r}",

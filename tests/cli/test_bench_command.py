@@ -57,6 +57,17 @@ def test_results_of_other_options_are_refused(world: World, tmp_path: Path) -> N
     assert tree(tmp_path) == before
 
 
+def test_results_of_another_pool_are_refused(world: World, pool: Path, tmp_path: Path) -> None:
+    fixed = ("bench", world.task(), "--backbone", world.backbone, *FEW, "--out", tmp_path / "out")
+    fixed += ("--seed", 0, "--methods", "base", "--pool")
+    assert call(*fixed, world.pool).code == 0
+    assert call(*fixed, pool).code == 0  # a copy of it
+    assert call("pool", "remove", pool, "c").code == 0
+    outcome = call(*fixed, pool)
+    assert outcome.code == 2
+    assert "results are of the same data, pool, backbone and options" in outcome.err
+
+
 def test_results_know_a_methods_file_by_what_is_in_it(world: World, tmp_path: Path) -> None:
     fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
     fixed += ("--out", tmp_path / "out", "--seed", 0, "--methods", "base", "--expert-method")

@@ -422,6 +422,15 @@ def test_mistake_is_explained_and_changes_nothing(case: str, world: World, tmp_p
     assert tree(world.root, world.backbone, tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("action", "option"),
+    [("build", "--replace"), ("list", "--repair"), ("push", "--revision=x"), ("build", "--name=x")],
+)
+def test_an_option_of_another_action_is_refused(world: World, action: str, option: str) -> None:
+    outcome = call("pool", action, world.pool, option, "--backbone", world.backbone)
+    refuse(outcome, f"`pool {action}` takes its own options", option.split("=")[0])
+
+
 def test_error_under_json_stands_on_stderr_alone(world: World, tmp_path: Path) -> None:
     refuse(call(*tuning(world, tmp_path / "out", "-k", 0), "--json"), "k must be at least 1")
     refuse(call("tune", "--json"), "are required")
@@ -435,7 +444,7 @@ def test_infinite_loss_names_the_step_and_keeps_the_last_good_state(world: World
     kept = tree(work)
     refuse(call(*fatal, "--resume"), "at step 2; the state of epoch 0 was kept")
     assert tree(work) == kept
-    refuse(call(*training(world, world.task(), pool, "--resume")), "is of another run", "leave --resume out")
+    refuse(call(*training(world, world.task(), pool, "--resume")), "is of another run", "to start again")
     assert call("pool", "list", pool, "--json").document["experts"] == []
     assert call(*training(world, world.task(), pool)).code == 0
 

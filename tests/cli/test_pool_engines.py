@@ -23,7 +23,7 @@ from filelock import FileLock
 from ray_cluster import LOOPBACK, two_nodes
 
 from pituning.backbones import Backbone
-from pituning.building import BuildError, Built, Outcome, Outcomes, Plan, build_expert, build_pool
+from pituning.building import BuildError, Built, Outcome, Outcomes, Plan, add_expert, build_expert, build_pool
 from pituning.errors import PituningError, PoolError
 from pituning.pool import Pool
 from pituning.ray_engine import ray_engine
@@ -102,6 +102,28 @@ def test_two_builds_of_one_pool_share_the_work(
         thread.join()
     assert (failed, list(pool), pool.verify()) == ([], ["t0"], [])
     assert [path.name for path in pool.path.glob(".work-*")] == []
+
+
+def test_a_name_that_another_process_took_meanwhile_is_not_trained_again(
+    backbone_of: Callable[[str], Backbone], tasks: list[Task], tmp_path: Path
+) -> None:
+    pool, backbone = Pool.create(tmp_path / "pool"), backbone_of("bert")
+    ended: list[BaseException | None] = []
+
+    def add() -> None:
+        try:
+            add_expert(pool, backbone, tasks[0], SHORT)
+            ended.append(None)
+        except BaseException as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=add) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(type(end).__name__ for end in ended) == ["NoneType", "PoolError"]
+    assert (list(pool), pool.verify()) == (["t0"], [])
 
 
 def test_error_is_the_same_after_a_journey() -> None:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ from transformers import AutoModel
 import pituning_command
 from pituning.backbones import load_backbone
 from pituning.cli.terminal import program
-from pituning.expert import attach
+from pituning.expert import Expert, attach
 from pituning.mini20 import NAMES
 from pituning.pool import Pool
 from pituning.task import load_task
@@ -194,6 +195,23 @@ def test_eval_scores_a_split(world: World) -> None:
     assert (document["task"], document["metric"], document["n"]) == ("a", "accuracy", 8)
     validated = call("eval", world.task("a"), *expert, "--split", "validation", "--json").document
     assert validated["score"] == world.trained["a"].document["validation"]
+
+
+def test_eval_of_a_head_asks_for_the_labels_in_their_order(
+    folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    write_task(tmp_path / "a", 0)
+    backbone, pool = folder_of("bert_classifier"), tmp_path / "pool"
+    assert call("train", tmp_path / "a", "--backbone", backbone, "--pool", pool, *SHORT).code == 0
+    scored = ("eval", tmp_path / "a", "--backbone", backbone, "--expert")
+    score = call(*scored, pool / "a", "--json").document["score"]
+    elsewhere = shutil.copytree(pool / "a", tmp_path / "elsewhere")
+    (elsewhere / "expert.json").unlink()  # as PEFT alone saves it
+    assert call(*scored, elsewhere, "--json").document["score"] == score
+    told = json.loads((tmp_path / "a" / "task.json").read_text())
+    told["labels"] = Expert.load(pool / "a").card.labels[::-1]
+    (tmp_path / "a" / "task.json").write_text(json.dumps(told))
+    refuse(call(*scored, pool / "a"), "in this order", "Write the labels of the task file")
 
 
 def test_graph_draws_all_pairs(world: World, tmp_path: Path) -> None:

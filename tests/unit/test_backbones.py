@@ -12,8 +12,11 @@ import pytest
 import tiny
 import torch
 from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from pituning.backbones import Backbone, load_backbone
+from pituning.backbones.causal import Causal
+from pituning.decoding import Decoding
 from pituning.errors import BackboneError
 from pituning.expert import attach
 from pituning.methods import peft_config
@@ -62,6 +65,11 @@ def adapted(backbone: Backbone, method: str, task: Task) -> nn.Module:
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
     return model.eval()
+
+
+def lengths(backbone: Backbone, model: nn.Module, task: Task, **decoding: int) -> list[int]:
+    asked = dataclasses.replace(task, decoding=Decoding(**decoding))
+    return [len(answer.split()) for answer in backbone.generate(model, task.train[:4], asked)]
 
 
 def losses(
@@ -378,3 +386,29 @@ def test_an_architecture_of_no_family_is_refused(folder_of: Callable[[str], Path
     config.write_text(config.read_text().replace('"BertModel"', '"BertForTokenClassification"'))
     with pytest.raises(BackboneError, match="BertForTokenClassification"):
         load_backbone(tmp_path / "bert")
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+def test_free_text_is_as_long_as_the_task_says(kind: str, backbone_of: BackboneOf) -> None:
+    backbone, task = backbone_of(kind), tiny.open_task()
+    model = adapted(backbone, "lora", task)
+    assert max(lengths(backbone, model, task, max_new_tokens=2)) <= 2
+    assert min(lengths(backbone, model, task, max_new_tokens=80, min_new_tokens=80)) > 64
+
+
+def test_a_prompt_that_is_too_long_loses_its_beginning_and_leaves_room_for_the_answer(
+    backbone_of: BackboneOf,
+) -> None:
+    tokenizer = getattr(backbone_of("llama"), "tokenizer")  # noqa: B009
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=8, n_layer=1, n_head=2)
+    backbone, task = Causal(GPT2LMHeadModel(config), tokenizer, name="gpt2"), tiny.text_task(classes=2)
+    model = backbone.fresh_module(task.candidates).eval()
+    first, *_ = task.train
+    long = [
+        dataclasses.replace(first, text_a=f"{start} " * 60 + str(first.text_a)) for start in ("red", "blue")
+    ]
+    batch = backbone.collate(long, task)
+    assert batch["input_ids"].shape[1] == 32
+    assert batch["input_ids"][0, -5:].equal(batch["input_ids"][1, -5:])
+    assert backbone.log_likelihoods(model, long, task).isfinite().all()
+    assert len(lengths(backbone, model, dataclasses.replace(task, train=tuple(long)), max_new_tokens=8)) == 2

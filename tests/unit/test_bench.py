@@ -61,6 +61,16 @@ def test_what_is_of_the_target_in_the_pool_is_never_used(contest: Contest) -> No
     assert by_similarity[contest.others[0].name] >= by_similarity[contest.others[-1].name]
 
 
+@pytest.mark.parametrize("name", ["pi", "average", "average-all", "weights", "uniform", "neighbor"])
+def test_in_delta_space_all_are_cut_to_the_rank_that_is_asked_for(name: str, contest: Contest) -> None:
+    if contest.pi.own.method != "lora":
+        pytest.skip("delta space is of LoRA")
+    config = replace(contest.config, space="delta", rank=2)
+    made = METHODS[name].make(replace(contest, config=config))
+    assert isinstance(made, Expert)
+    assert {t.shape[0] for key, t in made.tensors.items() if ".lora_A." in key} == {2}
+
+
 def test_a_neighbour_is_scored_under_the_targets_head(
     backbone_of: Callable[[str], Backbone], tmp_path: Path
 ) -> None:

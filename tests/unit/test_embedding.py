@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pituning.backbones import Backbone
-from pituning.errors import BackboneError, ConfigError, StaleEmbeddingError
+from pituning.errors import BackboneError, ConfigError, StaleEmbeddingError, TaskError
 from pituning.expert import Expert, ExpertCard, attach, attach_expert, saved_tensors
 from pituning.methods import peft_config
 from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
@@ -192,3 +192,8 @@ def test_a_broken_embedding_file_is_refused(
 def test_all_faults_of_a_configuration_are_named() -> None:
     with pytest.raises(ConfigError, match=r"max_examples.*batch_size.*tolerance"):
         FisherConfig(max_examples=0, batch_size=0, tolerance=1.0)
+
+
+def test_a_task_without_training_examples_is_refused(backbone: Backbone, task: Task) -> None:
+    with pytest.raises(TaskError, match="must have train examples"):
+        embed(backbone, expert_for(backbone, task), dataclasses.replace(task, train=()))

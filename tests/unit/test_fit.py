@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -81,6 +82,26 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_validation_loss_that_is_not_finite_is_left_out_of_the_history() -> None:
+    found = iter([Evaluation(-1.0), Evaluation(-math.inf, 0.5), Evaluation(-0.5), *[Evaluation(-2.0)] * 9])
+    result = run(net(), replace(CONFIG, epochs=3), scores=lambda: next(found))
+    assert ["validation_loss" in entry for entry in result.history] == [False, True, True]
+    assert result.history[0]["score"] == 0.5
+    assert result.best_epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"precision": "bf16"}, "precision is one of float32, bfloat16; given: 'bf16'"),
+        ({"max_grad_norm": math.nan}, "max_grad_norm must be above 0"),
+    ],
+)
+def test_a_setting_that_is_none_is_refused(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        FitConfig(**wrong)
 
 
 def test_same_seed_same_result_and_callers_generator_untouched() -> None:

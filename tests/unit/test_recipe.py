@@ -582,6 +582,36 @@ def test_an_expert_trained_before_is_the_targets_own(
     assert len(result.neighbors) == 2
 
 
+def test_a_start_that_was_chosen_for_a_given_expert_is_kept(
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = train_expert(backbone, target.sample(2, 0), BRIEF)
+    kept: dict[str, Any] = {"expert": given, "workdir": tmp_path / "work", "resume": True}
+    first = pi_tune(backbone, target, pool, CONFIG, **kept)
+    monkeypatch.setattr(Mixing, "begin", lambda *_, **__: pytest.fail("chosen again"))
+    assert pi_tune(backbone, target, pool, CONFIG, **kept).start == first.start
+
+
+def test_frozen_experts_do_not_go_on_from_trained_ones(
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path
+) -> None:
+    experts = [pool.get("text0"), pool.get("text1")]
+    tune(Mixture(backbone, experts), target, CONFIG.tune, workdir=tmp_path)
+    frozen = Mixture(backbone, experts, train_experts=False)
+    with pytest.raises(TrainingError, match="is of another run"):
+        tune(frozen, target, CONFIG.tune, workdir=tmp_path, resume=True)
+
+
+def test_a_mixture_does_not_tell_how_its_target_was_trained(
+    backbone: Backbone, target: Task, pool: Pool
+) -> None:
+    own = train_expert(backbone, target, BRIEF)
+    assert "best_epoch" in own.card.recipe
+    recipe = Mixture(backbone, [own, pool.get("text0")], target=own.name).collapse().card.recipe
+    assert recipe.keys() & {"best_epoch", "validation_loss"} == set()
+    assert recipe["learning_rate"] == own.card.recipe["learning_rate"]
+
+
 def test_an_adapter_trained_elsewhere_is_taken_for_the_tasks(
     backbone: Backbone, target: Task, pool: Pool
 ) -> None:
@@ -590,7 +620,7 @@ def test_an_adapter_trained_elsewhere_is_taken_for_the_tasks(
     given = Expert(elsewhere, trained.config, trained.tensors)
     result = pi_tune(backbone, target, pool, replace(CONFIG, space="delta"), expert=given)
     assert result.own.card.backbone == backbone.fingerprint
-    assert [other.name for other in result.others(pool)][:2] == [n.name for n in result.neighbors]
+    assert [other.name for other in result.others][:2] == [n.name for n in result.neighbors]
     with pytest.raises(ExpertError, match=r"of a kind with the pool's.* initialisation .* `space` delta"):
         pi_tune(backbone, target, pool, CONFIG, expert=given)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pituning import neighborhood
 from pituning.errors import ConfigError, PoolError
+from pituning.interpolate.compatible import Space
 from pituning.manifest import SKETCHES
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
@@ -160,7 +161,23 @@ def test_a_big_pool_reads_few_experts(pool: Pool, monkeypatch: pytest.MonkeyPatc
     found = around.nearest(target, 2, space="parameters", without=refused)
     assert len(found) == 2
     assert len({*read}) < 20
-    assert len(around.similarity("target", target, space="parameters", without=refused)) <= 31
+    assert len(around.similarity("target", target, reach=2, space="parameters", without=refused)) <= 31
+
+
+def test_what_is_looked_at_is_among_the_similarities_of_a_big_pool(pool: Pool) -> None:
+    around, target = Neighborhood.of(pool, exact=0), point("target", drawn(100, 1))
+    refused = around.refusals(tiny("target"), target, "parameters")
+    reach = around.nearest(target, 36, space="parameters", without=refused)
+    alike = around.similarity("target", target, reach=36, space="parameters", without=refused)
+    assert {neighbor.name for neighbor in reach} <= alike["target"].keys()
+    assert len(reach) == 36
+
+
+@pytest.mark.parametrize("space", ["parameters", "delta"])
+def test_neighbours_are_one_at_least(space: Space, pool: Pool) -> None:
+    around, target = Neighborhood.of(pool), point("target", drawn(100, 1))
+    with pytest.raises(ConfigError, match="at least 1"):
+        around.nearest(target, 0, space=space, without={})
 
 
 def test_a_search_ends_where_the_other_sketches_lie_far_away(

@@ -161,6 +161,19 @@ def test_a_mixture_that_is_kept_though_behind_is_told(
         assert (told in as_text(judged, Path("out"))) is expected
 
 
+def test_what_decided_against_better_losses_is_the_score_of_what_is_written(
+    tuned: Callable[[str], tuple[Backbone, Task, Pool, PiResult]],
+) -> None:
+    *_, result = tuned("t5")
+    scores = {"mixture": 0.2, "expert": 0.3}
+    found = {who: {"negative_loss": -1.0, "score": score} for who, score in scores.items()}
+    lead = Lead(0.1, 0.02, 6)
+    judged = replace(result, metric="exact_match", kept="expert", validation=found, lead=lead)
+    told = "exact_match of mixture 0.2000, expert 0.3000, as answers are written"
+    assert f"{told}; by the loss the mixture is ahead by 0.1000" in as_text(judged, Path("out"))
+    assert judged.decided_by == "exact_match"
+
+
 def test_without_test_data_or_neighbours_there_is_still_a_page(
     backbone_of: Callable[[str], Backbone], tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pituning.decoding import Decoding
 from pituning.errors import BackboneError, TaskError
 from pituning.foundation import fingerprint_of, shared_copy
 from pituning.task import Example, Task
@@ -73,7 +74,7 @@ class Backbone(ABC):
         """Log-likelihood of every candidate for each example, from one batched pass."""
 
     def generate(self, model: nn.Module, examples: Sequence[Example], task: Task) -> list[str]:
-        """Free-form answers, greedily decoded; only generative families have them."""
+        """Free-form answers, written as the task's `decoding` says; only generative families have them."""
         raise BackboneError(
             f"a {self.family} backbone chooses among candidate answers",
             f"task {task.name!r} has none",
@@ -83,6 +84,12 @@ class Backbone(ABC):
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         """Names of the modules that belong to the task (a classification head); they are never mixed."""
         return ()
+
+    def answers(self, labels: Sequence[str], task: Task) -> bool:
+        """Whether what was trained with these labels answers the task; under a head, they have an order."""
+        if self.head_modules(self.model):
+            return [*labels] == [*task.candidates]
+        return sorted(labels) == sorted(task.candidates)
 
     def fresh_module(self, labels: Sequence[str]) -> nn.Module:
         """A module of its own that shares the frozen weights, with a new head for `labels` if it has one."""
@@ -204,6 +211,17 @@ def longest_input(model: nn.Module, tokenizer: Any, wanted: int) -> int:
     text = getattr(config, "text_config", config)
     limits = [getattr(text, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
     return min([wanted, *(int(limit) for limit in limits if limit)])
+
+
+def search(decoding: Decoding) -> dict[str, Any]:
+    """How `generate` of transformers looks for an answer; `decoder_prompt`, `ends`, `box_range` are OFA's."""
+    return {
+        "num_beams": decoding.num_beams,
+        "max_new_tokens": decoding.max_new_tokens,
+        "min_new_tokens": decoding.min_new_tokens,
+        "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
+        "do_sample": False,
+    }
 
 
 def candidate_indices(examples: Sequence[Example], task: Task) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -15,8 +16,10 @@ from pituning.backbones.base import (
     Batch,
     answer_nll,
     is_prompt_learning,
+    longest_input,
     pad,
     require_text,
+    search,
 )
 from pituning.task import Example, Task
 
@@ -51,6 +54,8 @@ class Causal(Backbone):
     Args:
         model: an `AutoModelForCausalLM` or `AutoModelForImageTextToText`.
         processor: its tokenizer, or the processor that holds the tokenizer and reads images.
+        max_length: tokens of a prompt; of a longer one, or where the model has no positions for it and the
+            answer, the beginning is left out. Not where it holds a picture.
     """
 
     family = "causal"
@@ -60,7 +65,8 @@ class Causal(Backbone):
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.reads_images = self.tokenizer is not processor
-        self.max_length = max_length
+        self.tokenizer.truncation_side = "left"  # the question, and a chat's turn, are at the end
+        self.max_length, self.positions = max_length, longest_input(model, self.tokenizer, sys.maxsize)
         pad_id = self.tokenizer.pad_token_id
         self.pad_id: int = self.tokenizer.eos_token_id if pad_id is None else pad_id
 
@@ -91,7 +97,8 @@ class Causal(Backbone):
         """
         if is_prompt_learning(model) or hasattr(getattr(self.model, "model", None), "rope_deltas"):
             return self._pair_by_pair(model, examples, task)
-        prompts = self._prompts(examples, task)
+        texts = [self._answer(task.candidate_texts[name]) for name in task.candidates]
+        prompts = self._prompts(examples, task, room=max(map(len, texts)))
         # The last token is read together with the answers: of a prompt of one, nothing is left to cache.
         if max(map(len, prompts.ids)) < 2:
             return self._pair_by_pair(model, examples, task)
@@ -108,7 +115,7 @@ class Causal(Backbone):
         many = len(task.candidates)
         cache = prefill.past_key_values
         cache.batch_repeat_interleave(many)
-        answers, answer_mask = pad([self._answer(task.candidate_texts[c]) for c in task.candidates], 0)
+        answers, answer_mask = pad(texts, 0)
         labels = answers.repeat(len(examples), 1).to(ids.device)
         label_mask = answer_mask.repeat(len(examples), 1).to(ids.device)
         last = ids[:, -1:].repeat_interleave(many, dim=0)
@@ -123,18 +130,18 @@ class Causal(Backbone):
         return -answer_nll(logits, labels, label_mask).view(len(examples), many)
 
     def generate(self, model: nn.Module, examples: Sequence[Example], task: Task) -> list[str]:
-        """Greedy decoding, at most 64 new tokens.
+        """As the task's `decoding` says, the end-of-sequence token counted.
 
         Behind PEFT's virtual tokens one example at a time: PEFT ignores the positions that padding needs.
         """
         if is_prompt_learning(model) and len(examples) > 1:
             return [answer for example in examples for answer in self.generate(model, [example], task)]
-        prompts = self._prompts(examples, task)
+        prompts = self._prompts(examples, task, room=task.decoding.max_new_tokens)
         ids, mask = pad(prompts.ids, self.pad_id, left=True)
         batch = {"input_ids": ids, "attention_mask": mask, **prompts.inputs(ids.shape[1], left=True)}
         generator: Any = model
         tokens = generator.generate(
-            **self.on_device(batch), max_new_tokens=64, do_sample=False, pad_token_id=self.pad_id
+            **self.on_device(batch), **search(task.decoding), pad_token_id=self.pad_id
         )
         texts: list[str] = self.tokenizer.batch_decode(tokens[:, ids.shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
@@ -149,20 +156,21 @@ class Causal(Backbone):
 
     def _rows(self, examples: Sequence[Example], answers: Sequence[str], task: Task) -> Batch:
         """Each prompt followed by its answer."""
-        prompts = self._prompts(examples, task)
-        pairs = [(p, self._answer(text)) for p, text in zip(prompts.ids, answers, strict=True)]
+        written = [self._answer(text) for text in answers]
+        prompts = self._prompts(examples, task, room=max(map(len, written)))
+        pairs = list(zip(prompts.ids, written, strict=True))
         ids, mask = pad([prompt + answer for prompt, answer in pairs], self.pad_id)
         label_mask, _ = pad([[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs], 0)
         batch = {"input_ids": ids, "attention_mask": mask, "label_mask": label_mask}
         return self.on_device(batch | prompts.inputs(ids.shape[1]))
 
-    def _prompts(self, examples: Sequence[Example], task: Task) -> Prompts:
+    def _prompts(self, examples: Sequence[Example], task: Task, *, room: int) -> Prompts:
+        """What is read before answers of at most `room` tokens."""
         texts = [self._prompt_text(task.text(example), task) for example in examples]
         chat = self.tokenizer.chat_template is not None
         if not self.reads_images or task.modality == "text":
-            encoded = self.tokenizer(
-                texts, truncation=True, max_length=self.max_length, add_special_tokens=not chat
-            )
+            longest = max(min(self.max_length, self.positions - room), 1)
+            encoded = self.tokenizer(texts, truncation=True, max_length=longest, add_special_tokens=not chat)
             end = self.tokenizer.eos_token_id
             return Prompts(ids=[row[:-1] if row and row[-1] == end else row for row in encoded["input_ids"]])
         images = [[example.open_image()] for example in examples]

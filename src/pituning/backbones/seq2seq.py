@@ -14,7 +14,9 @@ from pituning.backbones.base import (
     Batch,
     answer_nll,
     is_prompt_learning,
+    longest_input,
     require_text,
+    search,
 )
 from pituning.task import Example, Task
 
@@ -28,7 +30,7 @@ class Seq2Seq(Backbone):
     def __init__(self, model: nn.Module, tokenizer: Any, *, name: str, max_length: int = 512) -> None:
         super().__init__(model, name=name)
         self.tokenizer = tokenizer
-        self.max_length = max_length
+        self.max_length = longest_input(model, tokenizer, max_length)
 
     def check(self, task: Task) -> None:
         """Text in, text out; candidates are optional."""
@@ -81,10 +83,10 @@ class Seq2Seq(Backbone):
         return -answer_nll(logits, labels, mask).view(len(examples), many)
 
     def generate(self, model: nn.Module, examples: Sequence[Example], task: Task) -> list[str]:
-        """Greedy decoding, at most 64 new tokens."""
+        """As the task's `decoding` says, the end-of-sequence token counted."""
         batch = self.on_device(dict(self._tokens([task.text(example) for example in examples])))
         generator: Any = model
-        tokens = generator.generate(**batch, max_new_tokens=64, do_sample=False, num_beams=1)
+        tokens = generator.generate(**batch, **search(task.decoding))
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [text.strip() for text in texts]
 

@@ -71,7 +71,7 @@ class Contest:
         Raises:
             PoolError: there is none.
         """
-        found = self.pi.others(self.pool)
+        found = self.pi.others
         if not found:
             fix = "Add experts of other tasks to the pool."
             raise PoolError("a comparison needs experts to mix with", "the pool has none", fix)
@@ -84,7 +84,7 @@ class Contest:
 
     @property
     def reach(self) -> list[Expert]:
-        """Those that π-Tuning looks at as they are."""
+        """The 6k most alike, among which π-Tuning looks."""
         return self.others[: REACH * self.config.k]
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast, final
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from pituning.bench.contest import Contest
 from pituning.errors import ExpertError
-from pituning.expert import Expert, attach_expert, is_head
+from pituning.expert import attach_expert, is_head
 from pituning.interpolate.parameters import with_head_of
 from pituning.methods.bottleneck import BottleneckLayer
 from pituning.methods.tuner import width_of
@@ -86,8 +87,8 @@ def fused(contest: Contest) -> nn.Module:
         ExpertError: these adapters' outputs cannot be mixed.
     """
     own = contest.pi.own
-    heads = [Expert(own.card, own.config, with_head_of(e, own).tensors) for e in contest.neighbors]
-    models = [attach_expert(contest.backbone, expert) for expert in (own, *heads)]
+    others = [replace(with_head_of(expert, own), card=own.card) for expert in contest.neighbors]
+    models = [attach_expert(contest.backbone, expert) for expert in (own, *others)]
     module: nn.Module = models[0]
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and is_head(name, own.config))

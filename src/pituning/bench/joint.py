@@ -49,7 +49,8 @@ def joint(contest: Contest) -> nn.Module:
             rows = [row for row, example in enumerate(batch) if task_of[id(example)] is task]
             if rows:
                 order += rows
-                losses.append(backbone.nll(module, backbone.collate([batch[row] for row in rows], task)))
+                inputs = backbone.collate([batch[row] for row in rows], task)
+                losses.append(backbone.loss(module, inputs, contest.config.train.label_smoothing))
         return torch.cat(losses)[torch.tensor(order).argsort()]
 
     def validate() -> Evaluation:

@@ -21,7 +21,7 @@ from pituning.expert import Expert
 from pituning.interpolate import Mixture, tune
 from pituning.predict import embed
 from pituning.seed import isolated_seed
-from pituning.selection import best_of, validated
+from pituning.selection import bare, best_of, validated
 from pituning.train import train_expert
 
 # What trains without the target's recipe is trained at its usual rate and at these multiples of it; the best
@@ -47,8 +47,7 @@ class Method:
 
 
 def _base(contest: Contest) -> nn.Module:
-    with isolated_seed(contest.pool.init_seed):
-        return contest.backbone.fresh_module(contest.task.candidates)
+    return bare(contest.backbone, contest.task, contest.pool.init_seed)
 
 
 def _best_rate(contest: Contest, train: Callable[[float], Made]) -> Made:
@@ -68,24 +67,22 @@ def _best_rate(contest: Contest, train: Callable[[float], Made]) -> Made:
 def _trained(contest: Contest, *, method: str) -> Made:
     """A new adapter of this method, without any other expert."""
     config = replace(contest.config.train, seed=contest.config.seed, init_seed=contest.pool.init_seed)
-    rates: list[float] = []
+    train = partial(train_expert, contest.backbone, contest.few)
+    usual = train(replace(config, method=method, learning_rate=None))
+    rate = float(usual.card.recipe["learning_rate"])
 
-    def train(multiple: float) -> Expert:
-        rate = rates[0] * multiple if rates else None  # at first the method's usual one
-        wanted = replace(config, method=method, learning_rate=rate)
-        expert = train_expert(contest.backbone, contest.few, wanted)
-        rates.append(float(expert.card.recipe["learning_rate"]))
-        return expert
+    def at(multiple: float) -> Expert:
+        wanted = replace(config, method=method, learning_rate=rate * multiple)
+        return usual if multiple == 1 else train(wanted)
 
-    return _best_rate(contest, train)
+    return _best_rate(contest, at)
 
 
 def _full(contest: Contest) -> Made:
     """All parameters of the backbone trained."""
 
     def train(multiple: float) -> nn.Module:
-        with isolated_seed(contest.pool.init_seed):
-            module = copy.deepcopy(contest.backbone.fresh_module(contest.few.candidates))
+        module = copy.deepcopy(bare(contest.backbone, contest.few, contest.pool.init_seed))
         contest.fit(module.requires_grad_(True), FULL_RATE * multiple, contest.config.train)
         return module
 
@@ -119,22 +116,26 @@ def _neighbor(contest: Contest) -> Expert:
     return alone[best_of(found) or contest.reach[0].name]
 
 
+def _collapsed(contest: Contest, mixture: Mixture) -> Expert:
+    return mixture.collapse(rank=contest.config.rank)
+
+
 def _average(contest: Contest) -> Expert:
-    return contest.mixture(contest.neighbors).collapse()
+    return _collapsed(contest, contest.mixture(contest.neighbors))
 
 
 def _average_random(contest: Contest) -> Expert:
     drawn = Random(contest.config.seed).sample(contest.others, min(contest.config.k, len(contest.others)))
-    return contest.mixture(drawn).collapse()
+    return _collapsed(contest, contest.mixture(drawn))
 
 
 def _average_all(contest: Contest) -> Expert:
-    return contest.mixture(contest.others).collapse()
+    return _collapsed(contest, contest.mixture(contest.others))
 
 
 def _tuned(contest: Contest, mixture: Mixture) -> Expert:
     tune(mixture, contest.few, contest.config.tuning)
-    return mixture.collapse()
+    return _collapsed(contest, mixture)
 
 
 def _weights(contest: Contest) -> Expert:

@@ -22,7 +22,6 @@ from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import library_versions, unwritable
-from pituning.manifest import MANIFEST
 from pituning.spelling import did_you_mean
 
 log = logging.getLogger(__name__)
@@ -128,14 +127,16 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
 
 def _key(contest: Contest, name: str) -> str:
     """Of all that a result depends on; a method's file counts by what is in it, wherever it lies."""
-    pool, config = (contest.pool.path / MANIFEST).read_bytes(), contest.config
+    config, pool = contest.config, contest.pool
     method = Path(config.train.method or "")
     if method.is_file():
         config = replace(config, train=replace(config.train, method=method.read_text()))
-    told = f"{name}{config}{contest.task.fingerprint}{contest.backbone.fingerprint}"
+    backbone = f"{contest.backbone.fingerprint}{sorted(contest.backbone.settings.items())}"
+    experts = {expert: sorted(pool.hashes(expert).items()) for expert in pool}
+    told = f"{name}{config}{contest.task.fingerprint}{backbone}{pool.init_seed}{experts}"
     if name == "joint":
         told += "".join(contest.sources[source].fingerprint for source in sorted(contest.sources))
-    return hashlib.sha256(told.encode() + pool).hexdigest()
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _known(file: Path, key: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pituning.captions import JAVA, require_java
 from pituning.card import UNKNOWN
 from pituning.cli.embed import backbone_of
 from pituning.cli.tasks import task_named
-from pituning.expert import Expert, attach_expert
+from pituning.errors import ExpertError
+from pituning.expert import Expert, adopt, attach_expert
 from pituning.gold import gold_of
 from pituning.metrics import METRICS
 from pituning.task import Task
@@ -53,6 +54,13 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
             require_java(name)
     backbone = backbone_of(expert, options.backbone)
     backbone.check(task)
+    expert = adopt(expert, backbone, task)
+    if backbone.head_modules(backbone.model) and not backbone.answers(expert.card.labels, task):
+        must = (
+            f"the head of an adapter for {task.name} must answer {', '.join(task.candidates)}, in this order"
+        )
+        given = f"{expert.name} answers {', '.join(expert.card.labels)}"
+        raise ExpertError(must, given, "Write the labels of the task file as it was trained with them.")
     predictions = backbone.predict(attach_expert(backbone, expert), examples, task)
     scores = {name: version.score(predictions, examples) for name, version in measured.items()}
     document = {

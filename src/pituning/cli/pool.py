@@ -22,6 +22,15 @@ from pituning.predict import embed
 
 EXAMPLE = "pituning pool list pool"
 
+USED_BY = {
+    "name": ("add",),
+    "task": ("add",),
+    "replace": ("add", *pool_share.ACTIONS),
+    "repair": ("verify",),
+    "revision": ("pull",),
+}
+"""Options -> the actions that take them."""
+
 ACTIONS = ("list", "show", "add", "remove", "verify", "build", *pool_share.ACTIONS)
 
 
@@ -65,6 +74,12 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise PoolError(
             f"`pool {options.action}` looks at all experts", " ".join(options.items), "Leave them out."
         )
+    idle = [
+        f"--{name}" for name, of in USED_BY.items() if getattr(options, name) and options.action not in of
+    ]
+    if idle:
+        must = f"`pool {options.action}` takes its own options"
+        raise PoolError(must, " ".join(idle), "Leave it out.")
     if options.action == "build":
         return pool_build.run(options)
     if options.action == "add":

@@ -34,8 +34,6 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
             "none",
             f"pituning pool {options.action} POOL {option} USER/NAME",
         )
-    if pushing and options.revision:
-        raise PoolError("a push goes to the main branch", f"--revision {options.revision}", "Leave it out.")
     _quiet()
     shown = {"replace": options.replace, "progress": progress_wanted(options.json)}
     names = options.items or None

@@ -80,7 +80,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "best_epoch": expert.card.recipe["best_epoch"],
     }
     loss = expert.card.recipe["validation_loss"]
-    shown = "no validation split" if loss is None else f"validation loss {loss:.4f}"
+    shown = "no finite validation loss" if task.validation else "no validation split"
+    shown = shown if loss is None else f"validation loss {loss:.4f}"
     shown += "" if score is None else f", {task.metric} {score:.4f}"
     return document, f"expert {name!r} is in {options.pool} ({shown}, epoch {document['best_epoch']})"
 
@@ -92,12 +93,7 @@ def _check_place(options: argparse.Namespace, name: str) -> None:
     if not (Path(options.pool) / MANIFEST).is_file():
         return
     pool = Pool(options.pool)
-    if name in pool and not options.replace:
-        raise PoolError(
-            "a name is used once in a pool",
-            f"{name!r} is taken in {options.pool}",
-            "Choose another with --name, or pass --replace.",
-        )
+    pool.check_free(name, replace=options.replace)
     init_seed = getattr(options, "init_seed", pool.init_seed)
     if init_seed != pool.init_seed:
         raise PoolError(

@@ -16,7 +16,7 @@ from pituning.metrics import format_box, parse_box
 from pituning.pool import Pool
 from pituning.recipe import PiResult
 from pituning.report import Answer, ExampleShown, Plane, Point, Report, grid
-from pituning.seed import isolated_seed
+from pituning.selection import bare
 from pituning.task import Task
 from pituning.train import evaluate
 
@@ -33,7 +33,7 @@ def tune_report(
     backbone: Backbone, task: Task, pool: Pool, result: PiResult, commands: Sequence[str]
 ) -> Report:
     """The result of `pi_tune(backbone, task, pool)`, with the answers to some test examples."""
-    modalities = {expert.name: expert.card.modality for expert in result.others(pool)}
+    modalities = {expert.name: expert.card.modality for expert in result.others}
     modalities[result.own.name] = task.modality
     names = [name for name in result.similarity if name in modalities]
     titles, trained = stage_titles(result), result.own.card  # an adapter from elsewhere has no history
@@ -46,7 +46,7 @@ def tune_report(
         target=result.own.name,
         neighbors={neighbor.name: neighbor.similarity for neighbor in result.neighbors},
         weights=result.weights_by_group,
-        plane=plane_between(backbone, task, pool, result),
+        plane=plane_between(backbone, task, result),
         curves={"The task's own expert": trained.history, "The mixture": result.history},
         kept_epochs={
             "The task's own expert": trained.recipe.get("best_epoch"),
@@ -81,12 +81,12 @@ def _told_start(result: PiResult) -> str:
     return f"mostly {result.start}"
 
 
-def plane_between(backbone: Backbone, task: Task, pool: Pool, result: PiResult) -> Plane | None:
+def plane_between(backbone: Backbone, task: Task, result: PiResult) -> Plane | None:
     """The loss of mixtures of the task's own expert, and the most and the least alike of other tasks.
 
     None where there are fewer than two of those, or the task has no test split.
     """
-    own, others = result.own, result.others(pool)
+    own, others = result.own, result.others
     examples = tuple(first_by_hash(task.test, MEASURED // (1 + len(task.candidates) // MEASURED)))
     if len(others) < 2 or not examples:
         return None
@@ -107,11 +107,12 @@ def shown_examples(backbone: Backbone, task: Task, result: PiResult, seed: int) 
     examples = first_by_hash(task.test, SHOWN)
     if not examples:
         return []
-    with isolated_seed(seed):  # of a head, as in `tested`
-        models = {"backbone alone": backbone.fresh_module(task.candidates)}
     after = "π-Tuning" if result.kept == "mixture" else "the mixture, which was not kept"
-    models["the task's own expert"] = attach_expert(backbone, result.own)
-    models[after] = attach_expert(backbone, result.mixture)
+    models = {
+        "backbone alone": bare(backbone, task, seed),
+        "the task's own expert": attach_expert(backbone, result.own),
+        after: attach_expert(backbone, result.mixture),
+    }
     answers = {who: backbone.predict(model, examples, task) for who, model in models.items()}
     return [
         shown(task, example, {who: given[row] for who, given in answers.items()})
@@ -183,7 +184,10 @@ def told_lead(result: PiResult) -> str:
         return told
     side = "ahead" if result.lead.mean > 0 else "behind"
     error = f"{abs(result.lead.mean):.4f}, standard error {result.lead.error:.4f}"
-    told += f"; the mixture is {side} by {error}, on {result.lead.examples} labelled examples"
+    lead = f"the mixture is {side} by {error}, on {result.lead.examples} labelled examples"
+    if result.decided_by == result.metric:
+        return f"{told}, as answers are written; by the loss {lead}"
+    told += f"; {lead}"
     if result.lead.mean <= 0 and result.kept == "mixture":
         told += " (kept all the same, being behind by no more than its standard error)"
     scores = [f"{who} {found['score']:.4f}" for who, found in result.validation.items() if "score" in found]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pituning.interpolate.mixture import Mixture
 
 
+RESULTS = ("best_epoch", "validation_loss")  # of the target's own training; the mixture has others
+
+
 @torch.no_grad()
 def collapse(mixture: Mixture, *, name: str, rank: int | None) -> Expert:
     """The expert of a mixture's present tensors; see `Mixture.collapse`."""
@@ -30,7 +33,8 @@ def collapse(mixture: Mixture, *, name: str, rank: int | None) -> Expert:
     mixed = {slot.name: slot.value for slot in mixture.tensors.slots}
     trained = {n: p for n, p in mixture.model.named_parameters() if n in mixture.tensors.fixed or _head(n)}
     values: dict[str, Tensor] = {**trained, **mixed}
-    recipe = {**mixture.target.card.recipe, "space": mixture.space, "weights": mixture.mean_weights()}
+    own = {name: told for name, told in mixture.target.card.recipe.items() if name not in RESULTS}
+    recipe = {**own, "space": mixture.space, "weights": mixture.mean_weights()}
     if rank is not None:
         values, recipe["relative_error"] = reduced(values, rank)
         ranks = {slot.module: rank for slot in mixture.tensors.slots}

@@ -29,14 +29,10 @@ class ParameterSpace(nn.Module):
         blocks = [(g, list(slots)) for g, slots in groupby(order, lambda s: group_of(s.module, sharing))]
         dtype = precision_of([slot.dtype for slot in order])
         rows = []
-        for expert in [
-            *(e for e in experts if e is not target),
-            target,
-        ]:  # the target's head stays in the model
-            load_into(model, with_head_of(expert, target))
+        for expert in experts:
+            load_into(model, with_head_of(expert, target))  # which stays in the model
             tensors = dict(adapter_parameters(model))
-            row = torch.cat([tensors[slot.name].detach().flatten().to(dtype) for slot in order])
-            rows.append((expert.name, row))
+            rows.append(torch.cat([tensors[slot.name].detach().flatten().to(dtype) for slot in order]))
         self.model: PeftModel
         self.__dict__["model"] = model  # the mixture's own submodule
         self.slots: list[Slot] = order
@@ -44,7 +40,7 @@ class ParameterSpace(nn.Module):
         self.groups = [group for group, _ in blocks]
         self.block_sizes = [sum(slot.shape.numel() for slot in slots) for _, slots in blocks]
         self.slot_sizes = [slot.shape.numel() for slot in order]
-        self.values = nn.Parameter(torch.stack([row for _, row in sorted(rows, key=lambda pair: pair[0])]))
+        self.values = nn.Parameter(torch.stack(rows))
 
     def forward(self, alpha: Tensor) -> list[Tensor]:
         """The mixed tensor of each slot."""

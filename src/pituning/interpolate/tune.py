@@ -71,8 +71,9 @@ def tune(
     def validate() -> Evaluation:
         return evaluate(backbone, mixture.mixed(), task, task.validation)
 
-    digests = "".join(expert.digest for expert in mixture.experts)
-    start = f"{mixture.tensors.groups}{mixture.alpha.tolist()}"
+    trained = [name for name, parameter in mixture.named_parameters() if parameter.requires_grad]
+    parts = [expert.digest for expert in mixture.experts], mixture.space, mixture.tensors.groups, trained
+    key = f"{sorted(backbone.settings.items())}{task.fingerprint}{parts}{mixture.alpha.tolist()}"
     result = fit(
         mixture,
         mixture.parameter_groups(experts=config.learning_rate, weights=config.weight_learning_rate),
@@ -83,7 +84,7 @@ def tune(
         validate if task.validation else None,
         task.train,
         config,
-        key=f"{sorted(backbone.settings.items())}{task.fingerprint}{digests}{mixture.space}{start}{mixture.alpha.requires_grad}",
+        key=key,
         workdir=workdir,
         resume=resume,
         title=f"tune {task.name}",

@@ -72,7 +72,7 @@ class FisherConfig:
             faults.append(ConfigError("seed must lie in 0..2^63-1", str(self.seed), "Try 0."))
         if not 0 <= self.tolerance < 1:
             faults.append(ConfigError("tolerance must lie in [0, 1)", str(self.tolerance), "Try 0.02."))
-        ConfigError.collect(faults)
+        ConfigError.collect([*faults, *ConfigError.misnamed(self)])
 
     @property
     def hash(self) -> str:
@@ -213,7 +213,8 @@ def embed(
     """Fisher information of `expert` on the task's training examples.
 
     Stops early when the similarity between the embedding now and after half as many examples is at least
-    1 - `tolerance`, looked at after 64, 128, 256 … examples. The result does not depend on the batch size.
+    1 - `tolerance`, looked at after 64, 128, 256 … examples. In the default setting the result does not
+    depend on the batch size.
 
     Raises:
         BackboneError: for sampled labels where the task has no candidates to sample from.
@@ -229,7 +230,7 @@ def embed(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and is_head(name, expert.config):
             parameter.requires_grad_(False)
-    examples = first_by_hash(task.train, config.max_examples)
+    examples = first_by_hash(task.split("train"), config.max_examples)
     if config.labels == "sampled":
         examples = sample_labels(backbone, model, examples, task, config.seed)
     fisher, seen = _fisher(backbone, model, examples, task, config, progress)
