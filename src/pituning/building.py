@@ -56,6 +56,11 @@ def add_expert(
     workdir = Path(pool.path) / f"{WORK}{name}"
 
     def admitted() -> None:
+        if expert.untrained:
+            told = (
+                "%s: no epoch validates better than the untrained adapter, so it will be no neighbour; try "
+            )
+            log.warning(told + "another learning rate, or more epochs and patience", name)
         embedding = embed(backbone, expert, task, fisher, progress=progress)
         pool.add(expert, embedding, replace=overwrite)
         shutil.rmtree(workdir, ignore_errors=True)

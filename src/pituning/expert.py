@@ -57,6 +57,11 @@ class Expert:
         """PEFT's type, such as "LORA"."""
         return method_of(self.config)
 
+    @property
+    def untrained(self) -> bool:
+        """Whether no epoch of its training validated better than its start."""
+        return self.card.recipe.get("best_epoch") == 0
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the configuration and the tensors."""

@@ -237,6 +237,8 @@ class Neighborhood:
             return f"{name} was embedded with {other.setting} setting and {other.labels} labels"
         if space == "delta" and not shared_modules(embedding, other)[0].components:
             return f"{name} adapts none of the modules that the target's expert adapts"
+        if self.experts[name].untrained:
+            return f"{name} learnt nothing of its own task: it is best as it was before training"
         return ""
 
 

@@ -211,7 +211,7 @@ def pi_tune(
 
 def _learnt(own: Expert, target: Task, config: TrainConfig, new: Callable[..., Expert]) -> Expert:
     """What embeds the task: an expert that was best untrained says nothing of it, one epoch does."""
-    if config.epochs and own.card.recipe.get("best_epoch") == 0:
+    if config.epochs and own.untrained:
         return new(target, replace(config, method=None, epochs=1), like=own, untrained=False)
     return own
 

@@ -126,6 +126,20 @@ def test_a_name_that_another_process_took_meanwhile_is_not_trained_again(
     assert (list(pool), pool.verify()) == (["t0"], [])
 
 
+def test_an_expert_that_learnt_nothing_is_told(
+    backbone_of: Callable[[str], Backbone],
+    tasks: list[Task],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = Pool.create(tmp_path / "pool")
+    add_expert(pool, backbone_of("bert"), tasks[0], SHORT)
+    add_expert(pool, backbone_of("bert"), tasks[1], dataclasses.replace(SHORT, epochs=0))
+    told = [record.getMessage() for record in caplog.records if "no neighbour" in record.getMessage()]
+    assert [message.split(":")[0] for message in told] == [n for n in pool if pool.get(n).untrained]
+    assert pool.get("t1").untrained
+
+
 def test_error_is_the_same_after_a_journey() -> None:
     for kind in (PituningError, PoolError):
         error = pickle.loads(pickle.dumps(kind("must", "given", "fix")))

@@ -592,6 +592,17 @@ def test_a_start_that_was_chosen_for_a_given_expert_is_kept(
     assert pi_tune(backbone, target, pool, CONFIG, **kept).start == first.start
 
 
+def test_an_expert_that_learnt_nothing_is_no_neighbour(
+    backbone: Backbone, target: Task, tmp_path: Path
+) -> None:
+    pool = Pool.create(tmp_path / "pool")
+    add(pool, backbone, text_task(0, train=9))
+    add(pool, backbone, text_task(1, train=9), replace(BRIEF, epochs=0))
+    result = pi_tune(backbone, target, pool, CONFIG)
+    assert [neighbor.name for neighbor in result.neighbors] == ["text0"]
+    assert "text1 learnt nothing of its own task" in result.refused["text1"]
+
+
 def test_frozen_experts_do_not_go_on_from_trained_ones(
     backbone: Backbone, target: Task, pool: Pool, tmp_path: Path
 ) -> None:
