@@ -21,7 +21,7 @@ def choosing(transfer: Path, mini20: Path) -> list[str]:
     """What each way of choosing neighbours is worth, against the measured gain of each one neighbour."""
     targets = [json.loads(file.read_text()) for file in sorted(transfer.glob("*.json"))]
     rated = [target for target in targets if "rated" in target]
-    if not rated:
+    if len(rated) < 2:
         return []
     gains = [gains_of(target) for target in rated]
     worth = [{name: max(gain, 0.0) for name, gain in found.items()} for found in gains]
