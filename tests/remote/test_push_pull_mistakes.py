@@ -251,7 +251,7 @@ def test_damaged_entry_at_the_place_is_replaced_only_when_asked(hub: Hub, pool: 
         (["push", "--to", "/tmp/folder"], "hf://USER/NAME or at a URL"),
         (["pull", "--from", "hf://me/pool/more"], "hf://USER/NAME or at a URL"),
         (["pull", "--from", "memory://x", "--revision", "main"], "revisions are of Hub repositories"),
-        (["push", "--to", "me/pool", "--revision", "x"], "a push goes to the main branch"),
+        (["push", "--to", "me/pool", "--revision", "x"], "`pool push` takes its own options"),
         (["pull", "--from", "nothing://x"], "must be a URL that fsspec reaches"),
         (["pull", "--from", "memory://empty"], "a pool that was pushed has pool.json"),
         (["pull", "--from", "me/pool", "../a"], "an expert's name is"),
