@@ -17,7 +17,7 @@ from choosing import choosing, percent
 from pituning.bench import METHODS, paired_difference, summary
 from pituning.evaluation import Evaluation
 from pituning.metrics import METRICS
-from pituning.mini20 import language, vision, vision_language
+from pituning.mini20 import NAMES, language, vision, vision_language
 from pituning.selection import Lead, gives_way
 
 HERE = Path(__file__).parent
@@ -81,7 +81,7 @@ FAMILIES = {  # the tasks of the paper's tables 1, 2 and 3
     "vision-language": vision_language.TASKS,
     "vision": vision.TASKS,
     "language": language.TASKS,
-    "all twenty": {**vision_language.TASKS, **vision.TASKS, **language.TASKS},
+    "all twenty": NAMES,
 }
 COLUMNS = ("base", "zero-shot", "full", "expert", "neighbor", "mixture", "pi")
 

@@ -57,10 +57,8 @@ def add_expert(
 
     def admitted() -> None:
         if expert.untrained:
-            told = (
-                "%s: no epoch validates better than the untrained adapter, so it will be no neighbour; try "
-            )
-            log.warning(told + "another learning rate, or more epochs and patience", name)
+            why = "no epoch validates better than the untrained adapter, so it will be no neighbour"
+            log.warning("%s: %s; try another learning rate, or more epochs and patience", name, why)
         embedding = embed(backbone, expert, task, fisher, progress=progress)
         pool.add(expert, embedding, replace=overwrite)
         shutil.rmtree(workdir, ignore_errors=True)

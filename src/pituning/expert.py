@@ -202,11 +202,18 @@ def attach_expert(backbone: Foundation, expert: Expert) -> PeftModel:
 
 
 def adopt(expert: Expert, backbone: Foundation, task: Task | None = None) -> Expert:
-    """An adapter that fits the backbone; the card of one trained elsewhere gets what backbone and task tell.
+    """An adapter that fits the backbone; see `introduced`.
 
     Raises:
         ExpertError: if its tensors are not those that its configuration has on this backbone.
     """
+    adopted = introduced(expert, backbone, task)
+    attach_expert(backbone, adopted)
+    return adopted
+
+
+def introduced(expert: Expert, backbone: Foundation, task: Task | None = None) -> Expert:
+    """The card of an adapter that was trained elsewhere gets what backbone and task tell; others stay."""
     card = expert.card
     if card.backbone.startswith("?"):
         card = replace(card, backbone=backbone.fingerprint, backbone_name=backbone.name)
@@ -219,9 +226,7 @@ def adopt(expert: Expert, backbone: Foundation, task: Task | None = None) -> Exp
                 metric=task.metric,
                 labels=list(task.candidates),
             )
-    adopted = replace(expert, card=card)
-    attach_expert(backbone, adopted)
-    return adopted
+    return replace(expert, card=card)
 
 
 def check_backbone(backbone: Foundation, expert: Expert) -> None:

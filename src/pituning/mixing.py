@@ -188,8 +188,7 @@ class Mixing:
         for begin in (EQUAL, *shortlist):
             with suppress(TrainingError):  # a start from which the loss does not stay finite is none
                 found[begin] = self.tried(near, begin, few, progress)
-        twofold = self._twofold(near, shortlist, found, task, progress) if is_scarce(task) else {}
-        return best_of(twofold or found)
+        return best_of(self._twofold(near, shortlist, found, task, progress) or found)
 
     def _twofold(
         self,
@@ -199,8 +198,8 @@ class Mixing:
         task: Task,
         progress: bool,
     ) -> dict[str, Evaluation]:
-        """The best of the starts found, judged on the training examples, too; empty without `new_expert`."""
-        if not self.new_expert:
+        """The best of the starts found, judged on the training examples, too; empty where those do not."""
+        if not (self.new_expert and is_scarce(task)):
             return {}
         untrained = self.new_expert(replace(task, validation=()), replace(self.config.train, epochs=0))
         blank = replace(self, own=untrained)

@@ -12,7 +12,7 @@ from pituning.card import UNKNOWN
 from pituning.cli.embed import backbone_of
 from pituning.cli.tasks import task_named
 from pituning.errors import ExpertError
-from pituning.expert import Expert, adopt, attach_expert
+from pituning.expert import Expert, attach_expert, introduced
 from pituning.gold import gold_of
 from pituning.metrics import METRICS
 from pituning.task import Task
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
             require_java(name)
     backbone = backbone_of(expert, options.backbone)
     backbone.check(task)
-    expert = adopt(expert, backbone, task)
+    expert = introduced(expert, backbone, task)
     if backbone.head_modules(backbone.model) and not backbone.answers(expert.card.labels, task):
         must = (
             f"the head of an adapter for {task.name} must answer {', '.join(task.candidates)}, in this order"
