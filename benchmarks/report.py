@@ -95,14 +95,14 @@ def main() -> None:
     ]
     mini = RESULTS / "ofa_mini.json"
     parts += pre_training(json.loads(mini.read_text())) if mini.exists() else []
+    runs = {name: read(RESULTS / name) for name in SUITES}
     for name, told in SUITES.items():
-        runs = [json.loads(file.read_text()) for file in sorted((RESULTS / name).glob("*.json"))]
-        parts += suite(told, runs) if any("scores" in run for run in runs) else []
-        parts += by_method(RESULTS / name, RESULTS / f"{name}-lora")
-    parts += beside_the_paper(RESULTS / "mini20")
-    parts += by_shots(RESULTS / "mini20", RESULTS / "shots")
-    runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "bench").glob("*.json"))]
-    parts += contest(runs) if runs else []
+        parts += suite(told, runs[name]) if any("scores" in run for run in runs[name]) else []
+        parts += by_method(runs[name], read(RESULTS / f"{name}-lora"))
+    parts += beside_the_paper(runs["mini20"])
+    shots = {int(folder.name): read(folder) for folder in (RESULTS / "shots").glob("*")}
+    parts += by_shots({16: runs["mini20"], **shots})
+    parts += contest(read(RESULTS / "bench"))
     parts += choosing(RESULTS / "transfer", RESULTS / "mini20")
     found = {name: RESULTS / f"{name}.json" for name in ("retrieval", "retrieval_index", "graph")}
     if all(file.exists() for file in found.values()):
@@ -110,6 +110,17 @@ def main() -> None:
     speed = RESULTS / "speed.json"
     parts += speed_table(json.loads(speed.read_text())) if speed.exists() else []
     (HERE / "REPORT.md").write_text("\n".join(parts) + "\n")
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The runs of a folder; those of 16 shots with what is kept by today's rule, which may be younger."""
+    runs = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    for run in runs:
+        if "scores" in run:
+            run["kept"] = "mixture" if is_kept(run) else "expert"
+            scores = run["scores"] | {"pi": run["scores"][run["kept"]]}
+            run["percent"] = {column: percent(run, score) for column, score in scores.items()}
+    return runs
 
 
 def pre_training(found: dict[str, Any]) -> list[str]:
@@ -140,10 +151,6 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
     """One row a task: no training, all data, 16 shots (means over seeds), and the gain of π."""
     full = {run["task"]: percent(run, run["full"]) for run in found if "full" in run}
     runs = [run for run in found if "scores" in run]
-    for run in runs:  # by today's rule, which may be younger than the run
-        run["kept"] = "mixture" if is_kept(run) else "expert"
-        scores = {column: percent(run, score) for column, score in run["scores"].items()}
-        run["percent"] = scores | {"pi": scores[run["kept"]], "full": full.get(run["task"])}
     lines = [
         *told,
         "",
@@ -162,7 +169,8 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
     for task in dict.fromkeys(run["task"] for run in runs):
         mine = [run for run in runs if run["task"] == task]
         gains = [run["percent"]["pi"] - run["percent"]["expert"] for run in mine]
-        rows.append({column: _mean(run["percent"].get(column) for run in mine) for column in COLUMNS})
+        row = {column: _mean(run["percent"].get(column) for run in mine) for column in COLUMNS}
+        rows.append(row | {"full": full.get(task)})
         nearest = Counter(neighbor["name"] for run in mine for neighbor in run["neighbors"])
         kept = sum(run["kept"] == "mixture" for run in mine)
         lines.append(
@@ -241,12 +249,12 @@ def keeping(runs: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
-def by_method(adapters: Path, loras: Path) -> list[str]:
+def by_method(adapters: Sequence[dict[str, Any]], loras: Sequence[dict[str, Any]]) -> list[str]:
     """The experts of all data, bottleneck adapters and LoRA; nothing before the second are there."""
-    scores = []
-    for folder in (adapters, loras):
-        runs = [json.loads(file.read_text()) for file in sorted(folder.glob("*-full.json"))]
-        scores.append({run["task"]: percent(run, run["full"]) for run in runs})
+    scores = [
+        {run["task"]: percent(run, run["full"]) for run in runs if "full" in run}
+        for runs in (adapters, loras)
+    ]
     names = [name for name in scores[0] if name in scores[1]]
     if not names:
         return []
@@ -259,7 +267,7 @@ def by_method(adapters: Path, loras: Path) -> list[str]:
         "|---|---|---|",
         *(f"| {name} | {adapter:.1f} | {lora:.1f} |" for name, adapter, lora in rows),
         "",
-        *reachable([json.loads(file.read_text()) for file in sorted(loras.glob("*-untrained.json"))], "LoRA"),
+        *reachable([run for run in loras if "untrained" in run], "LoRA"),
     ]
 
 
@@ -291,15 +299,13 @@ def with_all_data(found: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def beside_the_paper(folder: Path) -> list[str]:
+def beside_the_paper(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Means of the tasks of each of the paper's tables, without training, with 16 shots and with all data."""
     few: dict[str, list[dict[str, float]]] = {}
     everything: dict[str, dict[str, float]] = {}
-    for file in sorted(folder.glob("*.json")):
-        run = json.loads(file.read_text())
+    for run in runs:
         if "scores" in run:
-            run["scores"]["pi"] = run["scores"]["mixture" if is_kept(run) else "expert"]
-            few.setdefault(run["task"], []).append({k: percent(run, v) for k, v in run["scores"].items()})
+            few.setdefault(run["task"], []).append(run["percent"])
         elif "all" in run:
             everything[run["task"]] = {k: percent(run, v) for k, v in run["all"].items()}
     lines = [
@@ -330,16 +336,16 @@ def arrow(rows: Sequence[Mapping[str, float]], before: str, after: str) -> str:
     return f"{start:.1f} → {end:.1f} ({end - start:+.2f})"
 
 
-def by_shots(sixteen: Path, others: Path) -> list[str]:
+def by_shots(every: Mapping[int, Sequence[dict[str, Any]]]) -> list[str]:
     """Own expert and π against the number of shots, seed 0, on the tasks that ran with all of them."""
-    folders = {int(folder.name): folder for folder in others.glob("*")} | {16: sixteen}
-    found: dict[int, dict[str, tuple[float, float]]] = {}
-    for shots in sorted(folders):
-        for file in sorted(folders[shots].glob("*-seed0.json")):
-            run = json.loads(file.read_text())
-            kept = run["scores"]["mixture" if is_kept(run) else "expert"]
-            both = (percent(run, run["scores"]["expert"]), percent(run, kept))
-            found.setdefault(shots, {})[run["task"]] = both
+    found = {
+        shots: {
+            run["task"]: (run["percent"]["expert"], run["percent"]["pi"])
+            for run in every[shots]
+            if "scores" in run and run["config"]["seed"] == 0
+        }
+        for shots in sorted(every)
+    }
     names = sorted(set.intersection(*(set(runs) for runs in found.values()))) if len(found) > 1 else []
     if not names:
         return []
@@ -380,6 +386,8 @@ def reachable(found: Sequence[dict[str, Any]], method: str) -> list[str]:
 
 def contest(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Every method of `pituning bench` on mini20, beside the own expert and beside π."""
+    if not runs:
+        return []
     found, behind = summary(runs), summary(runs, "pi")
     tasks, seeds = ({run[key] for run in runs} for key in ("task", "seed"))
     lines = [
