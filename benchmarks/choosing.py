@@ -1,4 +1,4 @@
-"""The section of REPORT.md on choosing neighbours, from the pairs that transfer.py measured and rated."""
+"""The sections of REPORT.md on choosing neighbours, and on whether to mix at all."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from statistics import mean
 from typing import Any
 
 from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
 from pituning.metrics import METRICS
 
 TOP = 3
+MUCH = 3.0  # points of gain; less is hardly told from chance on 500 test examples
+LEAST = 3  # runs
 Values = Mapping[str, float]
 """Of each neighbour: its gain in points of a hundred, or its rating."""
 
@@ -112,6 +115,34 @@ def one_or_three(targets: Sequence[Mapping[str, Any]], mini20: Path) -> list[str
         f"{mean(one):+.2f} points, mixing it with the two nearest others {mean(three):+.2f}.",
         "",
     ]
+
+
+def whether(suites: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Does the similarity say when not to transfer, or the lead on validation examples?"""
+    signs = {
+        "similarity of the nearest neighbour": lambda run: run["neighbors"][0]["similarity"],
+        "the mixture's lead on validation examples": lambda run: run["lead"]["mean"],
+    }
+    lines = [
+        "## When not to transfer",
+        "",
+        f"Which runs gain at least {MUCH:.0f} points by the mixture, kept or not: how well that is told by",
+        "what is known without the test split. *Area*: under the ROC curve, 0.5 is chance, 1 tells them all;",
+        f"*Spearman*: with the gain. Suites where at least {LEAST} runs gain as much.",
+        "",
+        "| suite | runs | of these gain much | sign | area | Spearman |",
+        "|---|---|---|---|---|---|",
+    ]
+    for suite, runs in suites.items():
+        gains = [run["percent"]["mixture"] - run["percent"]["expert"] for run in runs]
+        much = [gain >= MUCH for gain in gains]
+        if not LEAST <= sum(much) < len(runs):
+            continue
+        for told, sign in signs.items():
+            values = [sign(run) for run in runs]
+            area, rank = roc_auc_score(much, values), spearmanr(values, gains).statistic
+            lines.append(f"| {suite} | {len(runs)} | {sum(much)} | {told} | {area:.2f} | {rank:+.2f} |")
+    return [*lines, ""]
 
 
 def percent(run: Mapping[str, Any], score: float) -> float:

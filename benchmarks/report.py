@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from choosing import choosing, percent
+from choosing import choosing, percent, whether
 
 from pituning.bench import METHODS, paired_difference, summary
 from pituning.evaluation import Evaluation
@@ -104,6 +104,8 @@ def main() -> None:
     parts += by_shots({16: runs["mini20"], **shots})
     parts += contest(read(RESULTS / "bench"))
     parts += choosing(RESULTS / "transfer", RESULTS / "mini20")
+    few = {name: [run for run in every if "scores" in run] for name, every in runs.items()}
+    parts += whether({"mini20, related or not": few.pop("mini20") + few.pop("unrelated"), **few})
     found = {name: RESULTS / f"{name}.json" for name in ("retrieval", "retrieval_index", "graph")}
     if all(file.exists() for file in found.values()):
         parts += retrieval(**{name: json.loads(file.read_text()) for name, file in found.items()})
