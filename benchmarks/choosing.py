@@ -23,7 +23,8 @@ Values = Mapping[str, float]
 def choosing(transfer: Path, mini20: Path) -> list[str]:
     """What each way of choosing neighbours is worth, against the measured gain of each one neighbour."""
     targets = [json.loads(file.read_text()) for file in sorted(transfer.glob("*.json"))]
-    rated = [target for target in targets if "rated" in target]
+    ways = max((len(target.get("rated", {})) for target in targets), default=0)
+    rated = [target for target in targets if len(target.get("rated", {})) == ways > 0]  # by all ways
     if len(rated) < 2:
         return []
     gains = [gains_of(target) for target in rated]
@@ -52,6 +53,7 @@ def choosing(transfer: Path, mini20: Path) -> list[str]:
         f"| three at random | 0 | {expected:.2f} | {chance:.2f} | {100 * chance / most:.0f} % |",
         f"| oracle (gains {most:.2f}) | 1 | 1 | 0 | 0 % |",
         "",
+        *measured_again(rated, transfer / "seed1"),
         *best_of_each(rated, gains),
         *one_or_three(targets, mini20),
     ]
@@ -68,6 +70,27 @@ def judged(gains: Values, rated: Values) -> tuple[float, float, float]:
     rank = float(spearmanr([*gains.values()], [rated[name] for name in gains]).statistic)
     reached = max(max(gains[name], 0.0) for name in chosen)
     return rank, len({*best} & {*chosen}) / TOP, max(*gains.values(), 0.0) - reached
+
+
+def measured_again(targets: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
+    """How well the gains with other shots tell those of these: about what any way of choosing can reach."""
+    found = []
+    for target in targets:
+        file = folder / f"{target['task']}.json"
+        again = json.loads(file.read_text()) if file.exists() else {"found": {}}
+        if again["found"].keys() == target["found"].keys():
+            found.append((target["task"], *judged(gains_of(target), gains_of(again))))
+    if not found:
+        return []
+    names, *columns = zip(*found, strict=True)
+    rank, recall, regret = map(mean, columns)
+    return [
+        "What chance leaves to be told: the same gains, measured with other shots (seed 1;",
+        f"{', '.join(names)}), have a Spearman of {rank:.2f} with these, recall@3 {recall:.2f}, regret",
+        f"{regret:.2f}. A rating that knew the true gains would have about the root of that, "
+        f"{max(rank, 0.0) ** 0.5:.2f}.",
+        "",
+    ]
 
 
 def mean_best(values: Sequence[float]) -> float:

@@ -2,9 +2,11 @@
 
     python benchmarks/transfer.py pairs     # each target with each one neighbour
     python benchmarks/transfer.py rate      # what each way of choosing says of each neighbour
+    python benchmarks/transfer.py pairs --seed 1 --only rte ...   # again with other shots: how sure a gain is
     python benchmarks/report.py             # which way finds the ones that help
 
-mini20 on ofa-mini, 16 shots, one seed; one JSON a target, results/transfer/TASK.json. The gain of a neighbour
+mini20 on ofa-mini, 16 shots; one JSON a target, results/transfer/TASK.json, of other seeds than 0 in
+results/transfer/seed1. The gain of a neighbour
 is the test score of the mixture of the target's own expert and it, tuned from almost the neighbour (weight
 0.9), less that of the own expert; the tuned mixture counts, kept or not. Both stages go on where they were
 stopped; `--only` takes some of the targets, so that two processes can share the work.
@@ -43,7 +45,7 @@ from pituning.weights import MINI20
 
 HERE = Path(__file__).parent
 RESULTS, WORK = HERE / "results" / "transfer", HERE / "work" / "transfer"
-SHOTS, SEED = 16, 0
+SHOTS = 16
 
 Way = Callable[[Task, Expert, Sequence[str]], Mapping[str, float]]
 """Few examples of a target, its own expert, names of others: who is rated higher should help more."""
@@ -51,15 +53,15 @@ Way = Callable[[Task, Expert, Sequence[str]], Mapping[str, float]]
 
 def pairs(backbone: Backbone, pool: Pool, name: str, config: PiConfig) -> None:
     """One target with each neighbour; what is in its file is not done again."""
-    file = RESULTS / f"{name}.json"
+    file = file_of(name, config.seed)
     document: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"found": {}}
     missing = [other for other in pool if other not in (name, *document["found"])]
     if not missing:
         return
     task = mini_task(name)
-    few = task.sample(SHOTS, SEED)
+    few = task.sample(SHOTS, config.seed)
     own = own_expert(backbone, pool, few, config)
-    document |= {"task": name, "metric": task.metric, "seed": SEED, "shots": SHOTS, **provenance()}
+    document |= {"task": name, "metric": task.metric, "seed": config.seed, "shots": SHOTS, **provenance()}
     if "expert" not in document:
         document["expert"] = score(backbone, attach_expert(backbone, own), task)
     mixing = Mixing(backbone, own, {other: pool.get(other) for other in pool}, replace(config, k=1))
@@ -72,12 +74,17 @@ def pairs(backbone: Backbone, pool: Pool, name: str, config: PiConfig) -> None:
         print(name, other, round(found - document["expert"], 3), flush=True)
 
 
+def file_of(name: str, seed: int) -> Path:
+    """Where a target's results are."""
+    return (RESULTS / f"seed{seed}" if seed else RESULTS) / f"{name}.json"
+
+
 def own_expert(backbone: Backbone, pool: Pool, few: Task, config: PiConfig) -> Expert:
     """The target's own, trained once for both stages."""
-    folder = WORK / few.name
+    folder = (WORK / f"seed{config.seed}" if config.seed else WORK) / few.name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        training = replace(config.train, seed=SEED, init_seed=pool.init_seed)
+        training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
         train_expert(backbone, few, training, name=f"target:{few.name}").save(folder)
     return Expert.load(folder)
 
@@ -138,7 +145,7 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
 
     def as_tune_does(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
         """What `tune` mixed with the same examples and experts: the start first, then the others."""
-        run = json.loads((HERE / "results" / "mini20" / f"{few.name}-seed{SEED}.json").read_text())
+        run = json.loads((HERE / "results" / "mini20" / f"{few.name}-seed{config.seed}.json").read_text())
         alike, chosen = fisher(few, own, others), [neighbor["name"] for neighbor in run["neighbors"]]
         return {o: 4.0 * (o == run["start"]) + 2.0 * (o in chosen) + alike[o] for o in others}
 
@@ -172,10 +179,10 @@ def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
 
 def rate(backbone: Backbone, pool: Pool, name: str, config: PiConfig, every: Mapping[str, Way]) -> None:
     """One target: what each way says of each neighbour, where its file has not that already."""
-    file = RESULTS / f"{name}.json"
+    file = file_of(name, config.seed)
     document = json.loads(file.read_text())
     rated = document.setdefault("rated", {})
-    few = mini_task(name).sample(SHOTS, SEED)
+    few = mini_task(name).sample(SHOTS, config.seed)
     own = own_expert(backbone, pool, few, config)
     for way in [way for way in every if way not in rated]:
         rated[way] = dict(every[way](few, own, [other for other in pool if other != name]))
@@ -189,11 +196,12 @@ def main() -> None:
     )
     parser.add_argument("stage", choices=["pairs", "rate"])
     parser.add_argument("--only", nargs="*", default=NAMES, help="targets")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     backbone, pool = load_backbone("ofa-mini"), Pool(MINI20)
     remember_pictures(backbone)
-    config = read_recipe("ofa-mini").config(shots=SHOTS, seed=SEED)
+    config = read_recipe("ofa-mini").config(shots=SHOTS, seed=options.seed)
     every = ways(backbone, pool, config) if options.stage == "rate" else {}
     for name in options.only:
         if every:
