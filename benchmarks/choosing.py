@@ -67,7 +67,8 @@ def gains_of(target: Mapping[str, Any]) -> Values:
 def judged(gains: Values, rated: Values) -> tuple[float, float, float]:
     """Spearman's correlation, recall and regret of the three rated highest."""
     best, chosen = (sorted(values, key=lambda name: -values[name])[:TOP] for values in (gains, rated))
-    rank = float(spearmanr([*gains.values()], [rated[name] for name in gains]).statistic)
+    told = [rated[name] for name in gains]
+    rank = float(spearmanr([*gains.values()], told).statistic) if len({*told}) > 1 else 0.0
     reached = max(max(gains[name], 0.0) for name in chosen)
     return rank, len({*best} & {*chosen}) / TOP, max(*gains.values(), 0.0) - reached
 
