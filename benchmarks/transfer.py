@@ -109,15 +109,21 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
         theirs = {other: embedded(everyone[other], mini_task(other), paper) for other in others}
         return {other: similarity(mine, theirs[other].components, setting="paper") for other in others}
 
-    def fisher_reference(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
-        """Both tasks embedded with an expert of neither: that of captions, or of sst2 for captions."""
+    untrained = replace(config.train, epochs=0, init_seed=pool.init_seed)
+    start = train_expert(backbone, mini_task("sst2"), untrained, name="start")
 
-        def alike(other: str) -> float:
-            reference = everyone["sst2" if "coco-captions" in (few.name, other) else "coco-captions"]
-            mine, theirs = (embedded(reference, task, FisherConfig()) for task in (few, mini_task(other)))
+    def fisher_at(reference: Callable[[str, str], Expert]) -> Way:
+        """Both tasks embedded with the same expert."""
+
+        def alike(few: Task, other: str) -> float:
+            expert = reference(few.name, other)
+            mine, theirs = (embedded(expert, task, FisherConfig()) for task in (few, mini_task(other)))
             return similarity(mine.components, theirs.components)
 
-        return {other: alike(other) for other in others}
+        return lambda few, own, others: {other: alike(few, other) for other in others}
+
+    def neither(one: str, two: str) -> Expert:
+        return everyone["sst2" if "coco-captions" in (one, two) else "coco-captions"]
 
     def weights(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
         experts = [own, *(everyone[other] for other in others)]
@@ -152,7 +158,8 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
     return {
         "Fisher": fisher,
         "Fisher, paper": fisher_paper,
-        "Fisher at one expert for all": fisher_reference,
+        "Fisher at one expert for all": fisher_at(neither),
+        "Fisher at the untrained adapter": fisher_at(lambda one, two: start),
         "cosine of weights": weights,
         "sentence embedding of the description": described,
         "validation, as it is": as_it_is,
