@@ -58,9 +58,9 @@ SUITES = {
         "## Real language tasks, on MiniLM",
         "",
         "At most 500 test examples a task. MiniLM answers with the candidate whose words are nearest to the",
-        "text's, so that it can be asked without training, too. The pool's experts saw at most 2,000",
-        "examples twice: that of ag_news_small scores less than the target's own with 16 shots. The targets",
-        "ran in bfloat16.",
+        "text's, so that it can be asked without training, too. The pool's experts saw all examples, at",
+        "most eight times; with experts of at most 2,000 examples, seen twice, the mean gain was +0.30. The",
+        "targets ran in bfloat16.",
     ],
     "t5": [
         "## mini20's language tasks on a T5",
