@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pituning.errors import ExpertError
 from pituning.safe_files import parse_json, parse_tensors, read_file
-from pituning.spelling import did_you_mean
+from pituning.spelling import did_you_mean_file
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -39,18 +39,16 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
         ExpertError: if one is missing, no regular file, or its size is not what its header declares.
     """
     if not folder.is_dir():
-        near = did_you_mean(folder.name, [path.name for path in folder.parent.glob("*") if path.is_dir()])
-        raise ExpertError(
-            "an expert is an existing folder", f"{folder}, which is none", f"{near}Check the path."
-        )
+        fix = f"{did_you_mean_file(folder)}Check the path."
+        raise ExpertError("an expert is an existing folder", f"{folder}, which is none", fix)
     if not (folder / WEIGHTS).is_file():
         pickles = [path for kind in ("bin", "pt", "pkl") for path in folder.glob(f"*.{kind}")]
         found = f"only {pickles[0].name}, a pickle" if pickles else f"no such file in {folder}"
-        raise ExpertError(
-            f"an adapter's weights lie in {WEIGHTS}; pickles can run code and are never read",
-            found,
-            "Save the adapter with PEFT's `save_pretrained(..., safe_serialization=True)`.",
-        )
+        fix = "Name a PEFT adapter's folder."
+        if pickles or (folder / CONFIG).exists():
+            fix = "Save the adapter with PEFT's `save_pretrained(..., safe_serialization=True)`."
+        must = f"an adapter's weights lie in {WEIGHTS}; pickles can run code and are never read"
+        raise ExpertError(must, found, fix)
     if not (folder / CONFIG).exists():
         raise ExpertError(
             f"an expert folder holds {CONFIG}", f"{folder} does not", "Name a PEFT adapter's folder."

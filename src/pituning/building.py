@@ -18,7 +18,7 @@ from pituning.backbones import Backbone
 from pituning.distributed import from_first, is_first
 from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert, unwritable
-from pituning.interpolate.compatible import Space, obstacle
+from pituning.interpolate.compatible import Space, foreign_to, obstacle
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, embed
@@ -189,7 +189,8 @@ def build_pool(
     Args:
         pool: several builds may fill it at the same time.
         backbone: frozen.
-        tasks: of those of one name, the first is built.
+        tasks: each of a name of its own; an expert that the pool has stays, with a warning where it is of
+            other data, another method or another backbone.
         config: of every expert's training; the seed of the initialisation is the pool's.
         engine: what builds them: `in_process`, or one that `pituning.ray_engine.ray_engine` makes. The
             experts are the same.
@@ -197,12 +198,20 @@ def build_pool(
 
     Raises:
         BuildError: if a task has a fault that the user can mend. The others were built nevertheless.
-        PoolError: if every expert of the pool was trained on another backbone.
+        PoolError: if two tasks of other data have one name, or every expert of the pool was trained on
+            another backbone.
     """
     wanted: dict[str, Task] = {}
     for task in tasks:
-        wanted.setdefault(task.name, task)
+        first = wanted.setdefault(task.name, task)
+        if first is not task and first.fingerprint != task.fingerprint:
+            fix = "Give one of them another name in its task file."
+            raise PoolError("the tasks of a pool have different names", f"two are called {task.name!r}", fix)
     missing = [task for name, task in wanted.items() if name not in pool]
+    for name in wanted.keys() & {*pool}:
+        unlike = _unlike(pool.get(name), wanted[name], backbone, config)
+        if unlike:
+            log.warning("%s: the pool's expert is of %s, and stays; remove it to train another", name, unlike)
     if not missing:
         return Built([])
     plan = Plan(pool, backbone, missing, config, Neighborhood.of(pool).typical(backbone))
@@ -214,6 +223,17 @@ def build_pool(
     if built.faults:
         raise BuildError(built)
     return built
+
+
+def _unlike(expert: Expert, task: Task, backbone: Backbone, config: TrainConfig) -> str:
+    """What an expert of the pool is not as one built now would be; "" where it is."""
+    made, method = expert.card.recipe.get("method"), config.method and Path(config.method).name
+    different = {
+        "other data": expert.card.data != task.fingerprint,
+        f"the method {made}": made and method and made != method,
+        "another backbone": foreign_to(expert, backbone),
+    }
+    return " and ".join(what for what, is_so in different.items() if is_so)
 
 
 def _consumed(outcomes: Outcomes, bar: tqdm[NoReturn], count: int) -> Built:

@@ -13,7 +13,7 @@ import yaml
 from pituning.cells import FIELDS
 from pituning.decoding import Decoding
 from pituning.errors import TaskError
-from pituning.spelling import did_you_mean
+from pituning.spelling import did_you_mean, did_you_mean_file
 
 SPLITS: Mapping[str, str] = {
     "train": "train",
@@ -137,10 +137,8 @@ def _task_file(path: Path) -> Path:
             f"Put a task.yaml beside {path.name} and give the folder.",
         )
     if not path.is_dir():
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")]) if path.name else ""
-        raise TaskError(
-            "a task must be an existing folder", f"{path}, which does not exist", f"{near}Check the path."
-        )
+        fix = f"{did_you_mean_file(path)}Check the path."
+        raise TaskError("a task must be an existing folder", f"{path}, which does not exist", fix)
     found = [path / name for name in _FILES if (path / name).is_file()]
     if len(found) != 1:
         raise TaskError(

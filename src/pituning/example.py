@@ -25,7 +25,8 @@ class Example:
         weights: the confidence in [0, 1] of each of `references`, where they are answers that people gave.
 
     Raises:
-        TaskError: `bbox` is not 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1; weights that are not one a reference.
+        TaskError: `image` is no bytes; `bbox` is not 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1; weights that are
+            not one a reference.
 
     Example:
         >>> Example(text_a="what a film", label="positive").label
@@ -41,6 +42,9 @@ class Example:
     weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.image, bytes | None):
+            fix = "Give the content of the file, such as Path(...).read_bytes()."
+            raise TaskError("image must be the bytes of a picture's file", type(self.image).__name__, fix)
         if self.weights:
             self._check_weights()
         if self.bbox is None:

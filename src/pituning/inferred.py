@@ -20,6 +20,15 @@ KINDS = (
 )
 
 
+def misfit(kind: str, modality: str, train: Sequence[Example]) -> str:
+    """What training examples lack that a kind is about; "" where nothing."""
+    if kind.startswith("text-") and modality == "image":
+        return "texts"
+    if not kind.startswith("text-") and modality == "text":
+        return "pictures"
+    return "boxes" if kind == "grounding" and not any(example.bbox for example in train) else ""
+
+
 def infer_labels(train: Sequence[Example], kind: str | None) -> dict[str, str]:
     """Label -> its text (spaces for underscores), sorted; {} for a free-form kind."""
     if kind in FREE_FORM_KINDS:

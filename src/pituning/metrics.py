@@ -184,7 +184,13 @@ METRICS: Mapping[str, Metric] = {
         Metric(name="spice", gold="texts", compute=spice),
     )
 }
-_ALIASES = {"mcc": "matthews_correlation", "cider": "cider_d", "cider-d": "cider_d", "bleu-4": "bleu4"}
+_ALIASES = {
+    "acc": "accuracy",
+    "mcc": "matthews_correlation",
+    "cider": "cider_d",
+    "cider-d": "cider_d",
+    "bleu-4": "bleu4",
+}
 
 
 def metric_named(name: str) -> Metric:
@@ -203,7 +209,7 @@ def metric_named(name: str) -> Metric:
         raise TaskError(
             "a metric must be one of those known",
             f"metric {name!r}",
-            f"{did_you_mean(word, [*METRICS, *_ALIASES])}Choose one of: {', '.join(METRICS)}.",
+            f"{did_you_mean(word, METRICS)}Choose one of: {', '.join(METRICS)}.",
         )
     return METRICS[word]
 

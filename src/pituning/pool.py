@@ -197,7 +197,7 @@ class Pool:
                 "an expert's name is at most 200 letters, digits, dots, dashes, underscores and +, and not "
                 f"{MANIFEST}",
                 repr(name),
-                "Rename it with --name.",
+                "Give another --name, or another `name` in the task file.",
             )
 
     def add_embedding(self, name: str, embedding: TaskEmbedding) -> None:

@@ -14,7 +14,7 @@ from pituning.cells import ANSWERS, FIELDS, read_row
 from pituning.errors import TaskError
 from pituning.example import Example
 from pituning.faults import faults_by_kind
-from pituning.spelling import did_you_mean
+from pituning.spelling import did_you_mean, did_you_mean_file
 
 TABLES = (".parquet", ".jsonl", ".csv", ".tsv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -86,8 +86,8 @@ def read_split(path: Path, columns: Mapping[str, str]) -> tuple[Example, ...]:
 def require_file(path: Path) -> None:
     """Raise TaskError where a split's file is not there."""
     if not path.exists():
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")])
-        raise TaskError("the file of a split must exist", f"{path}, which does not", f"{near}Mend `splits`.")
+        fix = f"{did_you_mean_file(path)}Mend `splits`."
+        raise TaskError("the file of a split must exist", f"{path}, which does not", fix)
 
 
 def read_table(path: Path) -> Table:
@@ -102,7 +102,9 @@ def read_table(path: Path) -> Table:
         raise TaskError(f"a data file must be one of {', '.join(TABLES)}", str(path), fix)
     try:
         table = _READERS[path.suffix](path)
-    except (OSError, UnicodeDecodeError) as fault:
+    except UnicodeDecodeError as fault:
+        raise _broken(path, str(fault), "Save it as UTF-8.") from fault
+    except OSError as fault:
         raise _broken(path, str(fault)) from fault
     if not table.rows:
         raise TaskError(
@@ -123,21 +125,35 @@ def _image_folders(folder: Path, name: str) -> list[Path]:
 
 
 def _read_class_folders(folder: Path) -> tuple[Example, ...]:
-    examples = [
-        Example(image=file.read_bytes(), label=label.name)
+    files = [
+        file
         for label in sorted(folder.iterdir())
         if label.is_dir()
         for file in sorted(label.iterdir())
         if file.suffix.lower() in PICTURES
     ]
+    TaskError.collect([fault for file in files if (fault := _no_picture(file))])
+    examples = [Example(image=file.read_bytes(), label=file.parent.name) for file in files]
     if not examples:
         fix = "Lay it out as train/LABEL/picture.png, or add a metadata.csv with a file_name column."
         raise TaskError("an image folder must hold images", f"none in {folder}", fix)
     return tuple(examples)
 
 
-def _broken(path: Path, given: str) -> TaskError:
-    return TaskError(f"a {path.suffix} file must be readable", f"{path} {given}", "Mend the file.")
+def _no_picture(file: Path) -> TaskError | None:
+    """The fault of a file that does not begin as a picture; the rest of it is decoded later."""
+    from PIL import Image  # lazy: text tasks do without
+
+    try:
+        Image.open(file).close()
+    except Exception as fault:  # decoders of broken files raise errors of every kind
+        must, fix = "an image must be a file that Pillow can decode", "Replace or remove the file."
+        return TaskError(must, f"{file} ({type(fault).__name__})", fix)
+    return None
+
+
+def _broken(path: Path, given: str, fix: str = "Mend the file.") -> TaskError:
+    return TaskError(f"a {path.suffix} file must be readable", f"{path} {given}", fix)
 
 
 def _read_parquet(path: Path) -> Table:
@@ -190,6 +206,9 @@ def _read_delimited(path: Path) -> Table:
         reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
         try:
             header = next(reader, [])
+            if len(header) == 1 and any(separator in header[0] for separator in ";|\t"):
+                fix = "Separate the columns by commas (.csv) or tabs (.tsv)."
+                raise _broken(path, f"has one column, {header[0]!r}", fix)
             if len(set(header)) != len(header):
                 raise _broken(path, f"names a column twice: {', '.join(header)}")
             rows = []

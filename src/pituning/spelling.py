@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 def did_you_mean(word: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
@@ -17,6 +18,11 @@ def did_you_mean(word: str, names: Iterable[str], *, cutoff: float = 0.6) -> str
     """
     near = difflib.get_close_matches(word, list(names), n=1, cutoff=cutoff)
     return f"Did you mean {near[0]!r}? " if near else ""
+
+
+def did_you_mean_file(path: Path) -> str:
+    """A sentence that proposes what lies in the folder of a path that is not there, or ""."""
+    return did_you_mean(path.name, [other.name for other in path.parent.glob("*")]) if path.name else ""
 
 
 _NAMES_SHOWN = 20

@@ -18,7 +18,15 @@ from pituning.example import Example, content_hash
 from pituning.faults import image_faults, leaks, row_faults
 from pituning.few_shot import draw
 from pituning.gold import chosen, confidences, gold_of
-from pituning.inferred import KINDS, MODALITIES, infer_kind, infer_labels, infer_metric, infer_modality
+from pituning.inferred import (
+    KINDS,
+    MODALITIES,
+    infer_kind,
+    infer_labels,
+    infer_metric,
+    infer_modality,
+    misfit,
+)
 from pituning.readers import find_splits, read_split
 from pituning.settings import setting_faults
 from pituning.spelling import did_you_mean, listed
@@ -225,8 +233,8 @@ class Task:
         """
         faults = []
         for split, examples in self._splits().items():
-            if self._some_have_text(examples):
-                faults += row_faults(split, examples, self._input_faults)
+            texts = [column for column in self._columns if self._some_have(column, examples)]
+            faults += row_faults(split, examples, partial(_empty, texts, self.modality))
         faults += leaks(self.train, self.test)
         classes = {example.label for example in self.train}
         if self._classes and len(classes) == 1:
@@ -238,8 +246,8 @@ class Task:
         """The faults that `load_task` raises: see `check`."""
         faults = []
         for split, examples in self._splits().items():
-            if not self._some_have_text(examples):
-                faults += row_faults(split, examples, self._input_faults)
+            needed = [column for column in self._columns if not self._some_have(column, examples)]
+            faults += row_faults(split, examples, partial(_empty, needed, self.modality))
             faults += row_faults(split, examples, partial(self._answer_faults, split))
         return faults
 
@@ -261,16 +269,15 @@ class Task:
     def _gold(self, example: Example) -> str | tuple[str, ...] | metrics.Box | Mapping[str, float]:
         return gold_of(example, metrics.METRICS[self.metric])
 
-    def _some_have_text(self, examples: Sequence[Example]) -> bool:
-        """Whether a text task's rows hold text at all: then an empty one is odd, but can be read."""
-        return self.modality == "text" and any((example.text_a or "").strip() for example in examples)
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """What each row must have beside its answer."""
+        first = "text_a" if self.modality == "text" else "image"
+        return (first, "text_b") if self.kind == "text-pair-classification" else (first,)
 
-    def _input_faults(self, example: Example) -> Iterator[TaskError]:
-        column = "text_a" if self.modality == "text" else "image"
-        there = (example.text_a or "").strip() if self.modality == "text" else example.image
-        if not there:
-            fix = f"Fill {column} or remove the row."
-            yield TaskError(f"a row of a task of {self.modality} must have {column}", "none", fix)
+    def _some_have(self, column: str, examples: Sequence[Example]) -> bool:
+        """Whether the rows hold such a text at all: then an empty one is odd, but can be read."""
+        return column != "image" and any((getattr(example, column) or "").strip() for example in examples)
 
     def _answer_faults(self, split: str, example: Example) -> Iterator[TaskError]:
         try:
@@ -324,8 +331,21 @@ def load_task(path: str | Path) -> Task:
     if task.kind not in KINDS:
         fix = f"{did_you_mean(task.kind, KINDS)}Use one of those, or leave kind out."
         raise TaskError(f"kind must be one of {', '.join(KINDS)}", repr(task.kind), fix)
+    lacking = misfit(task.kind, modality, train)
+    if lacking:
+        fix = "Choose another kind, or leave it out; or map the `columns`."
+        raise TaskError(f"a task of kind {task.kind} must have {lacking}", f"{task.name} has none", fix)
     TaskError.collect(task._load_faults())
     return task
+
+
+def _empty(columns: Sequence[str], modality: str, example: Example) -> Iterator[TaskError]:
+    """The fault of each of these columns in which an example has nothing."""
+    for column in columns:
+        value = getattr(example, column)
+        if not (value.strip() if isinstance(value, str) else value):
+            fix = f"Fill {column} or remove the row."
+            yield TaskError(f"a row of a task of {modality} must have {column}", "none", fix)
 
 
 def _read_splits(files: Mapping[str, Path], columns: Mapping[str, str]) -> dict[str, tuple[Example, ...]]:

@@ -102,6 +102,24 @@ def test_task_with_a_fault_does_not_stop_the_others(
     assert [path.name for path in pool.path.glob(".work-*")] == []
 
 
+def test_a_name_stands_for_one_task(
+    backbone_of: Callable[[str], Backbone],
+    tasks: list[Task],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool, backbone = Pool.create(tmp_path / "pool"), backbone_of("bert")
+    other = dataclasses.replace(tasks[1], name="t0")
+    with pytest.raises(PoolError, match="different names; given: two are called 't0'"):
+        build_pool(pool, backbone, [tasks[0], other], SHORT)
+    assert not list(pool)
+    build_pool(pool, backbone, tasks[:1], SHORT)
+    assert build_pool(pool, backbone, tasks[:1], SHORT).names == []
+    assert "stays" not in caplog.text
+    assert build_pool(pool, backbone, [other], SHORT).names == []
+    assert "t0: the pool's expert is of other data, and stays" in caplog.text
+
+
 def test_two_builds_of_one_pool_share_the_work(
     backbone_of: Callable[[str], Backbone], tasks: list[Task], tmp_path: Path
 ) -> None:

@@ -191,6 +191,8 @@ def test_predict_answers_with_the_names_of_the_likeliest_candidates(
     model = adapted(backbone, "none", task)
     answers = backbone.predict(model, task.train, task, batch_size=2)
     assert all(answer in task.candidates for answer in answers)
+    unlabelled = [dataclasses.replace(example, label=None) for example in task.train]
+    assert backbone.predict(model, unlabelled, task, batch_size=2) == answers
     for answer, example in zip(answers, task.train, strict=True):
         scored = [
             float(losses(backbone, model, (dataclasses.replace(example, label=name),), task))

@@ -335,3 +335,47 @@ def test_faults_of_all_files_are_told_at_once(tmp_path):
     (tmp_path / "test.csv").write_text("text_a,label\n")
     with pytest.raises(TaskError, match=r"train.csv must have a column.*test.csv with 0 rows"):
         load_task(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "fault"),
+    [
+        ("text-pair-classification", "text_a,label\nit,a\nthat,b\n", "must have text_b"),
+        ("image-classification", "text_a,label\nit,a\nthat,b\n", "image-classification must have pictures"),
+        ("grounding", "text_a,label\nit,a\nthat,b\n", "grounding must have pictures"),
+    ],
+)
+def test_a_kind_that_the_columns_do_not_fit_is_refused(kind, rows, fault, tmp_path):
+    (tmp_path / "task.json").write_text(json.dumps({"kind": kind}))
+    (tmp_path / "train.csv").write_text(rows)
+    with pytest.raises(TaskError, match=fault):
+        load_task(tmp_path)
+
+
+def test_a_pair_without_its_second_text_is_told_by_row(tmp_path):
+    (tmp_path / "task.json").write_text("{}")
+    (tmp_path / "train.csv").write_text("text_a,text_b,label\nit,is,a\nthat,,b\n")
+    (fault,) = load_task(tmp_path).check()
+    assert (fault.must, fault.given) == ("a row of a task of text must have text_b", "train row 2: none")
+
+
+def test_what_a_file_is_instead_of_a_table_is_told(tmp_path):
+    (tmp_path / "task.json").write_text("{}")
+    (tmp_path / "train.csv").write_text("text_a;label\nit;a\n")
+    (tmp_path / "test.csv").write_bytes("text_a,label\ncafé,a\n".encode("latin-1"))
+    with pytest.raises(TaskError, match=r"by commas \(.csv\) or tabs.*UTF-8") as raised:
+        load_task(tmp_path)
+    assert "one column, 'text_a;label'" in str(raised.value)
+
+
+def test_a_broken_picture_of_a_folder_is_named(tmp_path):
+    (tmp_path / "task.json").write_text("{}")
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "torn.png").write_bytes(b"no picture")
+    with pytest.raises(TaskError, match=r"Pillow can decode; given: .*torn\.png"):
+        load_task(tmp_path)
+
+
+def test_an_image_is_given_as_bytes():
+    with pytest.raises(TaskError, match="bytes of a picture's file; given: str"):
+        Example(image="cat.png")

@@ -77,13 +77,17 @@ class Classifier(Backbone):
 
     def collate(self, examples: Sequence[Example], task: Task, *, independent: bool = False) -> Batch:
         """Inputs and gold indices."""
+        gold = candidate_indices(examples, task)
+        return {**self._inputs(examples, task), **self.on_device({"gold": gold})}
+
+    def _inputs(self, examples: Sequence[Example], task: Task) -> Batch:
+        """All of a batch but the answers, which new examples do not have."""
         if self.modality == "image":
             images = [example.open_image() for example in examples]
-            batch = {"pixel_values": self.processor(images=images, return_tensors="pt")["pixel_values"]}
-        else:
-            texts = [text_or_pair(example, task) for example in examples]
-            batch = encode(self.processor, texts, self.max_length)
-        return self.on_device({**batch, "gold": candidate_indices(examples, task)})
+            pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
+            return self.on_device({"pixel_values": pixels})
+        texts = [text_or_pair(example, task) for example in examples]
+        return self.on_device(encode(self.processor, texts, self.max_length))
 
     def nll(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
         """Cross-entropy of the head's logits."""
@@ -93,7 +97,7 @@ class Classifier(Backbone):
         self, model: nn.Module, examples: Sequence[Example], task: Task
     ) -> Float[Tensor, "batch candidates"]:
         """Log-softmax of the head's logits."""
-        return self._logits(model, self.collate(examples, task)).log_softmax(dim=1)
+        return self._logits(model, self._inputs(examples, task)).log_softmax(dim=1)
 
     def _logits(self, model: nn.Module, batch: Batch) -> Float[Tensor, "batch candidates"]:
         inputs = {name: tensor for name, tensor in batch.items() if name != "gold"}

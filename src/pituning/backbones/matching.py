@@ -73,6 +73,11 @@ class Matching(Backbone):
 
         The candidates' tensors are [candidates, tokens]; with `independent`, [batch, candidates, tokens].
         """
+        gold = candidate_indices(examples, task)
+        return {**self._inputs(examples, task, independent=independent), **self.on_device({"gold": gold})}
+
+    def _inputs(self, examples: Sequence[Example], task: Task, *, independent: bool = False) -> Batch:
+        """All of a batch but the answers, which new examples do not have."""
         names = [(task.candidate_texts[name], None) for name in task.candidates]
         candidates = self._tokens(names)
         if independent:
@@ -83,7 +88,6 @@ class Matching(Backbone):
             batch["pixel_values"] = self.image_processor(images=images, return_tensors="pt")["pixel_values"]
         else:
             batch |= self._tokens([text_or_pair(example, task) for example in examples])
-        batch["gold"] = candidate_indices(examples, task)
         return self.on_device(batch)
 
     def _tokens(self, texts: Sequence[tuple[str, str | None]]) -> Batch:
@@ -99,7 +103,7 @@ class Matching(Backbone):
         self, model: nn.Module, examples: Sequence[Example], task: Task
     ) -> Float[Tensor, "batch candidates"]:
         """The candidates are embedded once for the whole batch."""
-        return self._logits(model, self.collate(examples, task)).log_softmax(dim=1)
+        return self._logits(model, self._inputs(examples, task)).log_softmax(dim=1)
 
     def _logits(self, model: nn.Module, batch: Batch) -> Float[Tensor, "batch candidates"]:
         if "pixel_values" in batch:

@@ -83,10 +83,16 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     for task in tasks:
         backbone.check(task)
     contests = [Contest(backbone, task, pool, config, sources) for config in configs for task in tasks]
-    runs = []
+    for contest in contests:  # files of something else are found before anything is trained
+        for name in options.methods:
+            _known(contest, name, out)
+    runs: list[dict[str, Any]] = []
     while contests:  # each is dropped once its methods are done, with the experts that it holds
         contest = contests.pop(0)
         runs += [_result(contest, name, out) for name in options.methods]
+    if all("refused" in run for run in runs):
+        must, fix = "a method must fit the backbone, the task and the pool", "Choose other --methods."
+        raise ConfigError(must, "; ".join(dict.fromkeys(run["refused"] for run in runs)), fix)
     return {"out": str(out), "methods": summary(runs)}, _as_text(runs)
 
 
@@ -100,9 +106,9 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
         ConfigError: the file is of other data, experts, model or options.
     """
     task, seed, method = contest.task, contest.config.seed, METHODS[name]
-    file, key = out / f"{task.name}-{name}-seed{seed}.json", _key(contest, name)
-    if file.exists():
-        return _known(file, key)
+    known = _known(contest, name, out)
+    if known:
+        return known
     document: dict[str, Any] = {"task": task.name, "metric": task.metric, "method": name, "seed": seed}
     try:
         before = contest.pi.seconds if method.needs_pi else 0.0
@@ -114,7 +120,8 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
         log.warning("%s seed %d %s: %s", task.name, seed, name, error)
         return document | {"refused": str(error)}
     document |= {"seconds": round(seconds, 1), "before": round(before, 1)}
-    document |= {"key": key, "versions": library_versions()}
+    document |= {"key": _key(contest, name), "versions": library_versions()}
+    file = _file(contest, name, out)
     scratch = file.with_suffix(".new")
     try:
         scratch.write_text(json.dumps(document, indent=1) + "\n")
@@ -139,12 +146,20 @@ def _key(contest: Contest, name: str) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def _known(file: Path, key: str) -> dict[str, Any]:
+def _file(contest: Contest, name: str, out: Path) -> Path:
+    return out / f"{contest.task.name}-{name}-seed{contest.config.seed}.json"
+
+
+def _known(contest: Contest, name: str, out: Path) -> dict[str, Any]:
+    """What a method's file has; empty where there is none."""
+    file = _file(contest, name, out)
+    if not file.exists():
+        return {}
     try:
         document = dict(json.loads(file.read_text()))
     except ValueError:
         document = {}
-    if document.get("key") != key:
+    if document.get("key") != _key(contest, name):
         fix = "Choose another --out, or remove the file."
         raise ConfigError("results are of the same data, pool, backbone and options", f"{file} is not", fix)
     return document

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pituning.cli.tasks import task_named
+from pituning.cli.tasks import MINI, task_named
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import Expert
 from pituning.manifest import MANIFEST
 from pituning.pool import Pool
-from pituning.spelling import listed
+from pituning.spelling import did_you_mean_file, listed
 from pituning.task import Task
 
 EXAMPLE = "pituning check data/cr"
@@ -21,28 +21,32 @@ EXAMPLE = "pituning check data/cr"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("path", metavar="PATH", help="a task, a pool or an expert folder")
+    parser.add_argument(
+        "path", metavar="PATH", help="a task (folder, or mini20/NAME), a pool or an expert folder"
+    )
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Look at everything; the exit code is 2 if there are faults."""
-    path = Path(options.path)
+    path = options.path
     kind, faults, understood = _inspect(path)
-    document = {"path": str(path), "kind": kind, "faults": faults} | understood
+    document = {"path": path, "kind": kind, "faults": faults} | understood
     lines = faults or [f"{path}: {kind} without faults"]
     return document, "\n".join([*lines, *(_told(understood) if understood else [])])
 
 
-def _inspect(path: Path) -> tuple[str, list[str], dict[str, Any]]:
+def _inspect(name: str) -> tuple[str, list[str], dict[str, Any]]:
     """What it is, its faults, and how a task was understood, where its user may see another mistake."""
-    if not path.exists():
-        raise ConfigError("what is checked must exist", str(path), "Name a task, a pool or an expert folder.")
+    path = Path(name)
+    if not path.exists() and not name.startswith(MINI):
+        fix = f"{did_you_mean_file(path)}Name a task, a pool or an expert folder, or mini20/NAME."
+        raise ConfigError("what is checked must exist", name, fix)
     kind = _kind(path)
     try:
         if kind == "pool":
             return kind, Pool(path).verify(), {}
         if kind == "task":
-            task = task_named(str(path))
+            task = task_named(name)
             return kind, [str(fault) for fault in task.check()], _understood(task)
         Expert.load(path)
     except PituningError as error:

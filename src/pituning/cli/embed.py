@@ -7,7 +7,7 @@ from typing import Any
 
 from pituning.backbones import Backbone, load_backbone
 from pituning.cli.options import add_options, read_options
-from pituning.cli.tasks import task_named
+from pituning.cli.tasks import require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted
 from pituning.errors import PoolError
 from pituning.expert import Expert
@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Embed and store."""
+    require_own_pool(options.pool)
     task = task_named(options.task)
     pool = Pool(options.pool)
     expert = pool.get(options.name or task.name)

@@ -10,7 +10,7 @@ from typing import Any
 from pituning.cli.tasks import pool_named
 from pituning.errors import PoolError
 from pituning.pool import Pool
-from pituning.predict import TaskGraph
+from pituning.predict import TaskEmbedding, TaskGraph
 from pituning.report import Report, write_report
 
 EXAMPLE = "pituning graph --pool pool --out graph.html"
@@ -29,21 +29,31 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise PoolError("a report is never overwritten", f"{out} exists", "Choose another --out.")
     names, matrix = draw(pool, out, [options.command])
     document = {"names": names, "similarity": matrix, "report": str(out)}
-    return document, f"{len(names)} tasks drawn in {out}"
+    left = [name for name in pool if pool.has_embedding(name) and name not in names]
+    told = f"; not drawn, for their adapters are of another kind: {', '.join(left)}" if left else ""
+    return document, f"{len(names)} tasks drawn in {out}{told}"
 
 
 def draw(pool: Pool, out: Path, commands: Sequence[str] = ()) -> tuple[list[str], list[list[float]]]:
     """Write the page; returns the names of the pool's embedded experts and their similarities.
 
+    Only embeddings of the same components can be compared: those that most experts have are drawn.
+
     Raises:
-        PituningError: if fewer than two experts are embedded, or the page cannot be written.
+        PituningError: if fewer than two experts are embedded alike, or the page cannot be written.
     """
-    names = [name for name in pool if pool.has_embedding(name)]
+    alike: dict[object, dict[str, TaskEmbedding]] = {}
+    for name in pool:
+        if pool.has_embedding(name):
+            embedding = pool.embedding(name)
+            shapes = frozenset((part, tensor.shape) for part, tensor in embedding.components.items())
+            alike.setdefault((embedding.setting, shapes), {})[name] = embedding
+    drawn = max(alike.values(), key=len, default={})
+    names = list(drawn)
     if len(names) < 2:
-        raise PoolError(
-            "a graph needs two embedded experts", f"{len(names)}", "Run `pituning embed` on more."
-        )
-    graph = TaskGraph([pool.embedding(name) for name in names], names=names)
+        must = "a graph needs two embedded experts of one kind of adapter"
+        raise PoolError(must, f"{len(names)}", "Run `pituning embed` on more.")
+    graph = TaskGraph([*drawn.values()], names=names)
     matrix = graph.similarity.tolist()
     report = Report(
         title=f"The tasks of {pool.path.resolve().name}",
