@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import shlex
@@ -11,7 +12,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pools
 import pytest
+import torch
 import yaml
 from command import (
     INSTALLED,
@@ -225,6 +228,19 @@ def test_graph_draws_all_pairs(world: World, tmp_path: Path) -> None:
     command = f"pituning graph --pool {world.pool} --out {page} --json"
     assert html.escape(command) in text
     assert [path.name for path in tmp_path.iterdir()] == ["graph.html"]
+
+
+def test_graph_draws_the_adapters_that_can_be_compared(tmp_path: Path) -> None:
+    pool = Pool.create(tmp_path / "pool")
+    for name in ("one", "two", "three"):
+        expert = pools.tiny(name)
+        embedding = pools.embedding_of(expert)
+        if name == "three":
+            embedding = dataclasses.replace(embedding, components={"other": torch.ones(3)})
+        pool.add(expert, embedding)
+    drawn = call("graph", "--pool", pool.path, "--out", tmp_path / "graph.html")
+    assert "2 tasks drawn" in drawn.out
+    assert "not drawn, for their adapters are of another kind: three" in drawn.out
 
 
 def test_pool_lists_shows_adds_removes_and_verifies(world: World, tmp_path: Path) -> None:
