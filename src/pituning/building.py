@@ -207,14 +207,15 @@ def build_pool(
         if first is not task and first.fingerprint != task.fingerprint:
             fix = "Give one of them another name in its task file."
             raise PoolError("the tasks of a pool have different names", f"two are called {task.name!r}", fix)
-    missing = [task for name, task in wanted.items() if name not in pool]
-    for name in wanted.keys() & {*pool}:
-        unlike = _unlike(pool.get(name), wanted[name], backbone, config)
+    around = Neighborhood.of(pool)
+    missing = [task for name, task in wanted.items() if name not in around.experts]
+    for name, task in wanted.items():
+        unlike = _unlike(around.experts[name], task, backbone, config) if name in around.experts else ""
         if unlike:
             log.warning("%s: the pool's expert is of %s, and stays; remove it to train another", name, unlike)
     if not missing:
         return Built([])
-    plan = Plan(pool, backbone, missing, config, Neighborhood.of(pool).typical(backbone))
+    plan = Plan(pool, backbone, missing, config, around.typical(backbone))
     there = len(wanted) - len(missing)
     with tqdm(total=len(wanted), initial=there, desc="experts", disable=not progress) as bar:
         built = _consumed(engine(plan, progress), bar, len(missing))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -132,20 +133,21 @@ def _read_class_folders(folder: Path) -> tuple[Example, ...]:
         for file in sorted(label.iterdir())
         if file.suffix.lower() in PICTURES
     ]
-    TaskError.collect([fault for file in files if (fault := _no_picture(file))])
     examples = [Example(image=file.read_bytes(), label=file.parent.name) for file in files]
+    pairs = zip(files, examples, strict=True)
+    TaskError.collect([fault for file, one in pairs if (fault := _no_picture(file, one.image or b""))])
     if not examples:
         fix = "Lay it out as train/LABEL/picture.png, or add a metadata.csv with a file_name column."
         raise TaskError("an image folder must hold images", f"none in {folder}", fix)
     return tuple(examples)
 
 
-def _no_picture(file: Path) -> TaskError | None:
+def _no_picture(file: Path, content: bytes) -> TaskError | None:
     """The fault of a file that does not begin as a picture; the rest of it is decoded later."""
     from PIL import Image  # lazy: text tasks do without
 
     try:
-        Image.open(file).close()
+        Image.open(io.BytesIO(content)).close()
     except Exception as fault:  # decoders of broken files raise errors of every kind
         must, fix = "an image must be a file that Pillow can decode", "Replace or remove the file."
         return TaskError(must, f"{file} ({type(fault).__name__})", fix)

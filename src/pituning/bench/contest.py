@@ -44,6 +44,11 @@ class Contest:
         """The task as all methods see it: so many shots, and no more examples to validate on."""
         return self.task.sample(self.config.shots, self.config.seed) if self.config.shots else self.task
 
+    @cached_property
+    def hashes(self) -> dict[str, list[tuple[str, str]]]:
+        """Each expert of the pool -> the hashes of its files."""
+        return {name: sorted(self.pool.hashes(name).items()) for name in self.pool}
+
     @property
     def pi(self) -> PiResult:
         """π-Tuning, whose expert of the target's own and whose neighbours the others take too.

@@ -134,13 +134,12 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
 
 def _key(contest: Contest, name: str) -> str:
     """Of all that a result depends on; a method's file counts by what is in it, wherever it lies."""
-    config, pool = contest.config, contest.pool
+    config = contest.config
     method = Path(config.train.method or "")
     if method.is_file():
         config = replace(config, train=replace(config.train, method=method.read_text()))
     backbone = f"{contest.backbone.fingerprint}{sorted(contest.backbone.settings.items())}"
-    experts = {expert: sorted(pool.hashes(expert).items()) for expert in pool}
-    told = f"{name}{config}{contest.task.fingerprint}{backbone}{pool.init_seed}{experts}"
+    told = f"{name}{config}{contest.task.fingerprint}{backbone}{contest.pool.init_seed}{contest.hashes}"
     if name == "joint":
         told += "".join(contest.sources[source].fingerprint for source in sorted(contest.sources))
     return hashlib.sha256(told.encode()).hexdigest()
