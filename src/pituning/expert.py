@@ -180,16 +180,24 @@ def _unshared(parameter: nn.Parameter, before: Tensor) -> nn.Parameter | None:
     return own
 
 
-def attach_expert(backbone: Foundation, expert: Expert) -> PeftModel:
+def attach_expert(backbone: Foundation, expert: Expert, *, untrained: bool = False) -> PeftModel:
     """The expert's adapter, and its head if it has one, on a copy that shares the backbone's weights.
+
+    `untrained`, the adapter is as it was before training, the head as it is. An adapter from elsewhere does
+    not tell its seed: then it is one of its configuration.
 
     Raises:
         ExpertError: if the adapter does not fit the backbone.
     """
     check_backbone(backbone, expert)
     try:
-        model = attach(backbone, expert.config, labels=expert.card.labels, seed=0)
+        seed = int(expert.card.recipe.get("init_seed", 0)) if untrained else 0
+        model = attach(backbone, expert.config, labels=expert.card.labels, seed=seed)
+        before = saved_tensors(model) if untrained else {}
         load_into(model, expert)
+        if untrained:
+            heads = {n: tensor for n, tensor in expert.tensors.items() if is_head(n, expert.config)}
+            load_into(model, replace(expert, tensors=before | heads))
     except PituningError:
         raise
     except Exception as error:  # PEFT checks no types: what it raises is a fault of the configuration

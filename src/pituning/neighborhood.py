@@ -233,8 +233,8 @@ class Neighborhood:
         if name not in self.embeddings:
             return f"{name} has no embedding; run `pituning embed`"
         other = self.embeddings[name]
-        if (other.setting, other.labels) != (embedding.setting, embedding.labels):
-            return f"{name} was embedded with {other.setting} setting and {other.labels} labels"
+        if other.manner != embedding.manner:
+            return f"{name} was embedded {other.manner}; run `pituning embed` as for the target"
         if space == "delta" and not shared_modules(embedding, other)[0].components:
             return f"{name} adapts none of the modules that the target's expert adapts"
         if self.experts[name].untrained:

@@ -147,7 +147,7 @@ def pi_tune(
 
     # 2. Predict: the tasks of the pool that are most like it.
     log.info("predict: embedding the task, and looking for neighbours")
-    learnt = _learnt(own, target, training, new)
+    learnt = _learnt(own, target, training, new) if config.fisher.at == "expert" else own
     embedding = from_first(partial(embed, backbone, learnt, target, config.fisher, progress=progress))
     refused = around.refusals(own, embedding, config.space)
     near = around.nearest(embedding, config.reach(target), space=config.space, without=refused)

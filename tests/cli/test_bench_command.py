@@ -113,6 +113,6 @@ def test_joint_training_takes_the_data_that_it_is_given(world: World, tmp_path: 
     fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
     fixed += ("--out", tmp_path, "--seed", 0, "--json", "--methods", "expert", "joint")
     refused = call(*fixed).document["methods"]["joint"]["refused"]
-    assert "joint training needs the neighbours' data" in refused[0]
+    assert "this method needs the neighbours' data" in refused[0]
     document = call(*fixed, "--data", *(world.task(name) for name in "abc")).document
     assert document["methods"]["joint"]["runs"] == 1

@@ -371,13 +371,13 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
         lambda w, t: ("pool", "list", w.pool, "a"),
         ("looks at all experts", "a", "Leave them out"),
     ),
-    "task without an expert": (
-        lambda w, t: ("predict", w.task(), "--pool", w.pool),
-        ("its own expert's embedding", "no expert 'target'", "pituning train"),
+    "task without an expert, embedded at its expert": (
+        lambda w, t: ("predict", w.task(), "--pool", w.pool, "--at", "expert"),
+        ("its embedding would be at the expert", "none of 'target'", "pituning train"),
     ),
-    "task without an expert in the carried pool": (
-        lambda w, t: ("predict", w.task(), "--pool", "mini20"),
-        ("mini20 has no expert 'target'", "Use `tune`", "the carried pool stays as it is"),
+    "an own expert that is not there": (
+        lambda w, t: ("predict", w.task(), "--pool", w.pool, "--name", "mine"),
+        ("must be in the pool", "no 'mine'", "Leave --name out"),
     ),
     **{
         f"{verb[-1]} of a pool that would hide the carried one": (

@@ -35,6 +35,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 import pituning_command
+from pituning import PiConfig, TrainConfig, TuneConfig, pi_tune
 from pituning.backbones import load_backbone
 from pituning.cli.terminal import program
 from pituning.expert import Expert, attach
@@ -189,6 +190,25 @@ def test_predict_ranks_the_other_tasks(world: World) -> None:
     assert found[0]["similarity"] >= found[1]["similarity"]
     assert tree(world.root) == before
     assert "neighbours of a" in call("predict", world.task("a"), "--pool", world.pool).out
+
+
+def test_predict_needs_no_expert_of_the_task(world: World) -> None:
+    """What `tune` finds nearest, without training anything."""
+    before = tree(world.root)
+    given = ("predict", world.task(), "--pool", world.pool, "--shots", 4)
+    document = call(*given, "--json").document
+    assert tree(world.root) == before
+    names = [neighbor["name"] for neighbor in document["neighbors"]]
+    assert {*names} == {"a", "b", "c"}
+    backbone, pool = load_backbone(str(world.backbone)), Pool(world.pool)
+    config = PiConfig(shots=4, start="uniform", train=TrainConfig(epochs=1), tune=TuneConfig(epochs=0))
+    tuned = pi_tune(backbone, load_task(world.task()), pool, config).neighbors
+    assert [neighbor.name for neighbor in tuned] == names
+    alike = [neighbor["similarity"] for neighbor in document["neighbors"]]
+    assert alike == pytest.approx([neighbor.similarity for neighbor in tuned])
+    refused = call(*given, "--labels", "sampled", "--json").document
+    assert refused["neighbors"] == []
+    assert "with gold labels at the untrained adapter" in refused["refused"]["a"]
 
 
 def test_eval_scores_a_split(world: World) -> None:
@@ -372,8 +392,8 @@ def test_the_carried_pool_has_a_name(world: World, tmp_path: Path, monkeypatch: 
     document = call("predict", "mini20/rte", "--pool", "mini20", "--json").document
     assert document["neighbors"][0]["name"] in ("mnli", "mrpc")
     shutil.copytree(world.pool, tmp_path / "mini20")
-    outcome = call("predict", "mini20/rte", "--pool", "mini20")
-    assert (outcome.code, "has no expert 'rte'" in outcome.err) == (2, True), "a folder of that name is meant"
+    outcome = call("predict", "mini20/rte", "--pool", "mini20", "--name", "rte")
+    assert (outcome.code, "mini20 has no 'rte'" in outcome.err) == (2, True), "a folder of that name is meant"
 
 
 def test_tune_tells_each_stage_as_it_begins(world: World, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pituning.bench.merging import Differences, by_fisher, weighted
 from pituning.errors import ConfigError, ExpertError
 from pituning.example import Example
 from pituning.expert import Expert, attach_expert, is_head
-from pituning.predict import Neighbor, embed
+from pituning.predict import FisherConfig, Neighbor, embed
 from pituning.task import Task
 from pituning.train import evaluate, train_expert
 
@@ -137,8 +137,28 @@ def test_joint_training_gives_each_task_its_own_words_and_as_many_examples(
 
 
 def test_joint_training_needs_the_neighbours_data(contest: Contest) -> None:
-    with pytest.raises(ConfigError, match="joint training needs the neighbours' data"):
+    with pytest.raises(ConfigError, match="this method needs the neighbours' data"):
         METHODS["joint"].make(replace(contest, sources={}))
+    with pytest.raises(ConfigError, match="this method needs the neighbours' data"):
+        METHODS["fisher"].make(replace(contest, sources={}))
+
+
+def test_a_pool_that_is_embedded_at_its_experts_is_averaged_without_their_data(
+    backbone_of: Callable[[str], Backbone], tmp_path: Path
+) -> None:
+    contest = made_contest(backbone_of("t5"), tmp_path / "pool", "adapter")
+    config = replace(CONFIG, k=3, start="uniform")  # all are neighbours, wherever they are embedded
+    at_experts = FisherConfig(at="expert")
+    with_data = METHODS["fisher"].make(replace(contest, config=config))
+    for task in contest.sources.values():
+        expert = contest.pool.get(task.name)
+        contest.pool.add_embedding(task.name, embed(contest.backbone, expert, task, at_experts))
+    without = replace(contest, sources={}, config=replace(config, fisher=at_experts))
+    made = METHODS["fisher"].make(without)
+    assert isinstance(with_data, Expert)
+    assert isinstance(made, Expert)
+    for name, value in made.tensors.items():
+        torch.testing.assert_close(value, with_data.tensors[name])
 
 
 def test_all_the_weight_on_one_expert_is_that_expert(contest: Contest) -> None:

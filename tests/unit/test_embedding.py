@@ -95,8 +95,47 @@ def test_paper_setting_squares_the_summed_gradient_of_each_batch(
             if parameter.grad is not None:
                 totals[component_name(name)] += parameter.grad**2
     assert_close(found.components, {name: totals[name] / len(examples) for name in found.components})
-    exact = embed(backbone, expert, task, FisherConfig(**ALL))
+    exact = embed(backbone, expert, task, FisherConfig(at="expert", **ALL))
     assert similarity(found.components, exact.components) < 0.99
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "prompt"])
+def test_at_the_untrained_adapter_training_does_not_count(
+    backbone: Backbone, task: Task, method: str
+) -> None:
+    """It equals the loop over single examples at a new adapter of the expert's seed."""
+    made = expert_for(backbone, task, method)
+    trained = dataclasses.replace(made, card=dataclasses.replace(made.card, recipe={"init_seed": 3}))
+    found = embed(backbone, trained, task, FisherConfig(**ALL))
+    model = attach(backbone, trained.config, labels=task.candidates, seed=3).eval()
+    totals = {component_name(n): torch.zeros_like(p) for n, p in model.named_parameters() if p.requires_grad}
+    for example in task.train:
+        model.zero_grad()
+        backbone.nll(model, backbone.collate([example], task)).sum().backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                totals[component_name(name)] += parameter.grad**2
+    assert_close(found.components, {name: total / len(task.train) for name, total in totals.items()})
+    assert (found.at, found.expert) == ("start", trained.digest)
+    own = embed(backbone, trained, task, FisherConfig(at="expert", **ALL))
+    assert similarity(own.components, found.components) < 0.999
+    assert own.manner != found.manner
+
+
+def test_at_the_untrained_adapter_the_head_is_the_experts(backbone_of: Callable[[str], Backbone]) -> None:
+    backbone, task = backbone_of("bert_classifier"), tiny.task_for("bert_classifier")
+    expert = expert_for(backbone, task)
+    heads = {name: tensor for name, tensor in expert.tensors.items() if "classifier" in name}
+    assert heads
+    other = dataclasses.replace(expert, tensors={**expert.tensors, **{n: -t for n, t in heads.items()}})
+    found, turned = (embed(backbone, each, task, FisherConfig(**ALL)).components for each in (expert, other))
+    assert any(not torch.equal(found[name], turned[name]) for name in found)
+
+
+def test_the_papers_setting_is_at_the_expert() -> None:
+    assert (FisherConfig().at, FisherConfig(setting="paper").at) == ("start", "expert")
+    assert FisherConfig(setting="paper", at="start").at == "start"
+    assert FisherConfig().hash == FisherConfig(at="start").hash != FisherConfig(at="expert").hash
 
 
 def test_a_head_is_not_part_of_an_embedding(backbone_of: Callable[[str], Backbone]) -> None:

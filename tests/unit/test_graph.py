@@ -91,7 +91,7 @@ def test_a_graph_compares_in_the_setting_of_its_embeddings() -> None:
     ]
     found = float(TaskGraph(small).similarity[0, 1])
     assert found == pytest.approx(similarity(small[0].components, small[1].components, setting="paper"))
-    with pytest.raises(ConfigError, match="one setting"):
+    with pytest.raises(ConfigError, match="one manner"):
         TaskGraph([A, small[1]])
-    with pytest.raises(ConfigError, match="one setting"):
+    with pytest.raises(ConfigError, match="one manner"):
         TaskGraph(small).nearest(A, 1)

@@ -27,7 +27,7 @@ from pituning.interpolate import Mixture, TuneResult, tune
 from pituning.methods import peft_config
 from pituning.mixing import Mixing, is_scarce, turned
 from pituning.neighborhood import Neighborhood, shared_modules
-from pituning.predict import Neighbor, embed
+from pituning.predict import FisherConfig, Neighbor, embed
 from pituning.selection import Lead, gives_way, validated
 from pituning.task import Task
 from pituning.train import calibrated_losses, evaluate, score, train_expert
@@ -262,7 +262,7 @@ def test_starts_are_tried_briefly_and_on_few_examples(
     result = pi_tune(backbone, target, pool, replace(CONFIG, k=1, tune=TuneConfig(epochs=3, batch_size=4)))
     first, again, whole = seen[:3], seen[3:-2], seen[-2:]
     assert first == [(3, 3, 2, 0.5), (3, 3, 2, 0.9), (3, 3, 2, 0.9)]
-    assert len(again) == 2
+    assert len(again) in (2, 3), "the two best, and what is best as it is where it is neither"
     assert set(again) <= {*first}
     assert whole == [(6, 6, 3, 0.9 if result.start else 0.5)] * 2
 
@@ -337,7 +337,7 @@ def test_a_start_from_which_the_loss_diverges_is_none(
     assert pi_tune(backbone, target, pool, CONFIG).start != "text1"
 
 
-def test_an_own_expert_that_is_best_untrained_is_embedded_trained(
+def test_an_own_expert_that_is_best_untrained_is_embedded_trained_where_experts_are(
     backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Expert] = []
@@ -355,7 +355,12 @@ def test_an_own_expert_that_is_best_untrained_is_embedded_trained(
     monkeypatch.setattr(recipe_module, "train_expert", best_untrained)
     monkeypatch.setattr(recipe_module, "embed", spy)
     monkeypatch.setattr(mixing_module, "ENOUGH", 0)
-    result = pi_tune(backbone, target, pool, replace(CONFIG, train=replace(BRIEF, epochs=7)))
+    config = replace(CONFIG, train=replace(BRIEF, epochs=7))
+    untrained = pi_tune(backbone, target, pool, config)
+    assert [untrained.own] == embedded == trained, "at the untrained adapter, any expert of its start will do"
+    trained.clear()
+    embedded.clear()
+    result = pi_tune(backbone, target, pool, replace(config, fisher=FisherConfig(at="expert")))
     own, learnt = trained
     assert result.own is own
     assert embedded == [learnt]
@@ -629,7 +634,7 @@ def test_an_adapter_trained_elsewhere_is_taken_for_the_tasks(
     trained = train_expert(backbone, target.sample(2, 0), BRIEF)
     elsewhere = ExpertCard(name="mine", task="mine", backbone="?elsewhere")
     given = Expert(elsewhere, trained.config, trained.tensors)
-    result = pi_tune(backbone, target, pool, replace(CONFIG, space="delta"), expert=given)
+    result = pi_tune(backbone, target, pool, replace(CONFIG, space="delta", start="uniform"), expert=given)
     assert result.own.card.backbone == backbone.fingerprint
     assert [other.name for other in result.others][:2] == [n.name for n in result.neighbors]
     with pytest.raises(ExpertError, match=r"of a kind with the pool's.* initialisation .* `space` delta"):

@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import nn
 
 from pituning.backbones import Backbone
-from pituning.errors import PituningError, PoolError
+from pituning.errors import ConfigError, PituningError, PoolError
 from pituning.expert import Expert, attach_expert
 from pituning.fit import FitConfig
 from pituning.interpolate import Mixture
@@ -30,7 +30,8 @@ class Contest:
         task: whole; the methods see the shots that `config` draws from it, and its test split only at the
             end.
         pool: what is of the target in it (its name, its data) is never used.
-        sources: name -> a task whose data may be trained on with the target's; an upper bound needs them.
+        sources: name -> a task whose data may be used beside the target's: joint training needs its
+            neighbours', and Fisher-weighted averaging where the pool has no embedding at each expert.
     """
 
     backbone: Backbone
@@ -101,6 +102,19 @@ class Contest:
         """
         names = {neighbor.name for neighbor in self.pi.neighbors}
         return [expert for expert in self.others if expert.name in names]
+
+    @property
+    def neighbor_tasks(self) -> list[Task]:
+        """The tasks of the neighbours, with their data.
+
+        Raises:
+            ConfigError: the data of one is not in `sources`.
+        """
+        missing = [expert.name for expert in self.neighbors if expert.card.task not in self.sources]
+        if missing:
+            must = "this method needs the neighbours' data"
+            raise ConfigError(must, f"there is none of {', '.join(missing)}", "Name their tasks with --data.")
+        return [self.sources[expert.card.task] for expert in self.neighbors]
 
     @cached_property
     def mixing(self) -> Mixing:

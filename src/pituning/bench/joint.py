@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pituning.bench.contest import Contest
-from pituning.errors import ConfigError, ExpertError
+from pituning.errors import ExpertError
 from pituning.evaluation import Evaluation
 from pituning.example import Example, first_by_hash
 from pituning.expert import attach
@@ -32,11 +32,7 @@ def joint(contest: Contest) -> nn.Module:
     if backbone.head_modules(backbone.model):
         must = "tasks that are trained together share all parameters"
         raise ExpertError(must, f"each has a head of its own on {backbone.name!r}", "Leave joint out.")
-    missing = [e.name for e in contest.neighbors if e.card.task not in contest.sources]
-    if missing:
-        must = "joint training needs the neighbours' data"
-        raise ConfigError(must, f"there is none of {', '.join(missing)}", "Name their tasks with --data.")
-    others = [contest.sources[expert.card.task] for expert in contest.neighbors]
+    others = contest.neighbor_tasks
     parts = [(task, first_by_hash(task.train, MOST)) for task in others]
     most = max([len(few.train), *(len(examples) for _, examples in parts)])
     parts.append((few, list(few.train) * -(-most // len(few.train))))

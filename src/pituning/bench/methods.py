@@ -168,9 +168,14 @@ def _ones(rows: list[Tensor]) -> Tensor:
 
 
 def _fisher(contest: Contest) -> Expert:
-    own = embed(contest.backbone, contest.pi.own, contest.few, contest.config.fisher)
-    others = [contest.pool.embedding(expert.name) for expert in contest.neighbors]
-    return _merged(contest, by_fisher([embedding.components for embedding in (own, *others)]))
+    """Weighed by the information at each expert, of its own task; a pool may hold that of all or of none."""
+    config = replace(contest.config.fisher, at="expert")
+    found = [contest.pool.embedding(expert.name) for expert in contest.neighbors]
+    if any(embedding.at != "expert" for embedding in found):
+        pairs = zip(contest.neighbors, contest.neighbor_tasks, strict=True)
+        found = [embed(contest.backbone, expert, task, config) for expert, task in pairs]
+    own = embed(contest.backbone, contest.pi.own, contest.few, config)
+    return _merged(contest, by_fisher([embedding.components for embedding in (own, *found)]))
 
 
 METHODS: dict[str, Method] = {

@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="TASK",
-        help="tasks of the pool's experts, whose data the method joint trains on too",
+        help="tasks of the pool's experts, whose data the method joint trains on too, and fisher weighs by",
     )
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
     add_recipe_option(parser)

@@ -47,7 +47,7 @@ def draw(pool: Pool, out: Path, commands: Sequence[str] = ()) -> tuple[list[str]
         if pool.has_embedding(name):
             embedding = pool.embedding(name)
             shapes = frozenset((part, tensor.shape) for part, tensor in embedding.components.items())
-            alike.setdefault((embedding.setting, shapes), {})[name] = embedding
+            alike.setdefault((embedding.manner, shapes), {})[name] = embedding
     drawn = max(alike.values(), key=len, default={})
     names = list(drawn)
     if len(names) < 2:

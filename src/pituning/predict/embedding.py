@@ -1,4 +1,4 @@
-"""A task as a point: the Fisher information of its expert on its data."""
+"""A task as a point: the Fisher information of its data at the untrained adapter, or at its own expert."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from pituning.task import Example, Task
 
 EMBEDDING = "embedding.safetensors"
 
+At = Literal["start", "expert"]
+
 # The first check for convergence; the following ones each come at twice the examples.
 FIRST_CHECK = 64
 
@@ -44,6 +46,13 @@ class FisherConfig:
     labels: Literal["gold", "sampled"] = field(
         default="gold",
         metadata={"help": "gold answers, or answers sampled from the model (the true Fisher information)"},
+    )
+    at: At | None = field(
+        default=None,
+        metadata={
+            "help": "where gradients are taken: start, at the adapter before training, which all tasks of a "
+            "pool share; or expert, at the task's own (default: start; in the setting paper, expert)"
+        },
     )
     max_examples: int = field(
         default=1024, metadata={"help": "embed at most so many training examples (the first by hash)"}
@@ -73,6 +82,8 @@ class FisherConfig:
         if not 0 <= self.tolerance < 1:
             faults.append(ConfigError("tolerance must lie in [0, 1)", str(self.tolerance), "Try 0.02."))
         ConfigError.collect([*faults, *ConfigError.misnamed(self)])
+        if self.at is None:
+            object.__setattr__(self, "at", "expert" if self.setting == "paper" else "start")
 
     @property
     def hash(self) -> str:
@@ -87,11 +98,12 @@ class TaskEmbedding:
     Attributes:
         task: the task's name.
         components: tensor name -> float32, non-negative, of the tensor's shape. Heads are left out.
-        expert: the digest of the expert it was computed with.
+        expert: the digest of the expert whose configuration, and head, it was computed with.
         data: the fingerprint of the task it was computed on.
         config: the hash of the FisherConfig.
         source: the fingerprint of the unsampled training data.
         examples: how many were seen.
+        at: where the gradients were taken; see `FisherConfig`.
     """
 
     task: str
@@ -103,6 +115,13 @@ class TaskEmbedding:
     setting: Setting
     examples: int
     labels: str = "gold"
+    at: At = "expert"
+
+    @property
+    def manner(self) -> str:
+        """How it was made, in words: embeddings of one manner can be compared."""
+        where = "its expert" if self.at == "expert" else "the untrained adapter"
+        return f"in the setting {self.setting} with {self.labels} labels at {where}"
 
     def check_fresh(
         self, expert: Expert, *, task: Task | None = None, config: FisherConfig | None = None
@@ -210,7 +229,12 @@ def embed(
     *,
     progress: bool = False,
 ) -> TaskEmbedding:
-    """Fisher information of `expert` on the task's training examples.
+    """Fisher information of the task's training examples, at `expert` or at the adapter that it began as.
+
+    At the adapter before any training, which is the same for all tasks of a pool, what differs between two
+    embeddings is the tasks alone. It needs no trained expert of the task: one of no epoch will do. At each
+    task's own expert, its training counts, too: with few examples, that says much of the run and little of
+    the task. A head is the task's own in both.
 
     Stops early when the similarity between the embedding now and after half as many examples is at least
     1 - `tolerance`, looked at after 64, 128, 256 … examples. In the default setting the result does not
@@ -225,7 +249,7 @@ def embed(
         raise BackboneError(
             "labels are sampled among a task's candidates", f"{task.name!r} has none", "Use labels='gold'."
         )
-    model = attach_expert(backbone, expert)
+    model = attach_expert(backbone, expert, untrained=config.at == "start")
     # PEFT's prompt learning reads its table without calling it in inference mode; heads belong to the task.
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and is_head(name, expert.config):
@@ -244,6 +268,7 @@ def embed(
         setting=config.setting,
         examples=seen,
         labels=config.labels,
+        at=config.at or "start",
     )
 
 

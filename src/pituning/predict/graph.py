@@ -33,7 +33,7 @@ class TaskGraph:
         setting: see `similarity`; that of the embeddings where not given.
 
     Raises:
-        ConfigError: for two tasks of one name, or embeddings of both settings.
+        ConfigError: for two tasks of one name, or embeddings made in different manners.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TaskGraph:
             )
         self.embeddings = list(embeddings)
         for embedding in self.embeddings:
-            _check_setting(embedding, self.embeddings)
+            _check_manner(embedding, self.embeddings)
         self.setting: Setting = setting or (embeddings[0].setting if embeddings else "default")
 
     @cached_property
@@ -64,7 +64,7 @@ class TaskGraph:
         A task is never its own neighbour, nor is an expert of the same task or of the same training data.
 
         Raises:
-            ConfigError: if k is below 1, the name is unknown, or the embedding is of another setting.
+            ConfigError: if k is below 1, the name is unknown, or the embedding was made in another manner.
         """
         check_count(k)
         if isinstance(query, str):
@@ -73,7 +73,7 @@ class TaskGraph:
                     "the task must be in the graph", repr(query), f"Known: {', '.join(self.names)}."
                 )
             query = self.embeddings[self.names.index(query)]
-        _check_setting(query, self.embeddings)
+        _check_manner(query, self.embeddings)
         others = [
             (name, embedding)
             for name, embedding in zip(self.names, self.embeddings, strict=True)
@@ -92,11 +92,11 @@ def check_count(k: int) -> None:
         raise ConfigError("k must be at least 1", str(k), "Ask for one neighbour or more.")
 
 
-def _check_setting(embedding: TaskEmbedding, others: Sequence[TaskEmbedding]) -> None:
-    other = next((other for other in others if other.setting != embedding.setting), None)
+def _check_manner(embedding: TaskEmbedding, others: Sequence[TaskEmbedding]) -> None:
+    other = next((other for other in others if other.manner != embedding.manner), None)
     if other is not None:
         raise ConfigError(
-            "compared embeddings are computed in one setting",
-            f"{embedding.task!r} in {embedding.setting!r}, {other.task!r} in {other.setting!r}",
-            "Embed all tasks of a pool with the same setting.",
+            "compared embeddings are made in one manner",
+            f"{embedding.task!r} {embedding.manner}, {other.task!r} {other.manner}",
+            "Embed all tasks of a pool with the same options.",
         )

@@ -33,9 +33,9 @@ SECOND = 4096
 
 
 def layout(embedding: TaskEmbedding) -> bytes:
-    """What two embeddings must share to be compared: components, setting and labels; 8 bytes."""
+    """What two embeddings must share to be compared: components, and how they were made; 8 bytes."""
     shapes = [(name, tuple(tensor.shape)) for name, tensor in sorted(embedding.components.items())]
-    return hashlib.sha256(repr((shapes, embedding.setting, embedding.labels)).encode()).digest()[:8]
+    return hashlib.sha256(repr((shapes, embedding.manner)).encode()).digest()[:8]
 
 
 def sketch(components: Mapping[str, Tensor]) -> Int8[np.ndarray, " size"]:
