@@ -91,7 +91,7 @@ def own_expert(backbone: Backbone, pool: Pool, few: Task, config: PiConfig) -> E
 
 def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
     """All ways of choosing but chance and the oracle."""
-    paper, kept = FisherConfig(setting="paper"), dict[tuple[str, str, str], TaskEmbedding]()
+    kept = dict[tuple[str, str, str], TaskEmbedding]()
     everyone = {name: pool.get(name) for name in pool}
 
     def embedded(expert: Expert, task: Task, config: FisherConfig) -> TaskEmbedding:
@@ -100,24 +100,24 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
             kept[key] = embed(backbone, expert, task, config)
         return kept[key]
 
-    def fisher(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
-        mine = embedded(own, few, FisherConfig()).components
-        return {other: similarity(mine, pool.embedding(other).components) for other in others}
+    def fisher(config: FisherConfig) -> Way:
+        """Each task embedded with its own expert, or at what all of these began as."""
 
-    def fisher_paper(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
-        mine = embedded(own, few, paper).components
-        theirs = {other: embedded(everyone[other], mini_task(other), paper) for other in others}
-        return {other: similarity(mine, theirs[other].components, setting="paper") for other in others}
+        def rated(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
+            mine = embedded(own, few, config).components
+            theirs = {other: embedded(everyone[other], mini_task(other), config) for other in others}
+            setting = config.setting
+            return {o: similarity(mine, theirs[o].components, setting=setting) for o in others}
 
-    untrained = replace(config.train, epochs=0, init_seed=pool.init_seed)
-    start = train_expert(backbone, mini_task("sst2"), untrained, name="start")
+        return rated
 
     def fisher_at(reference: Callable[[str, str], Expert]) -> Way:
         """Both tasks embedded with the same expert."""
 
         def alike(few: Task, other: str) -> float:
             expert = reference(few.name, other)
-            mine, theirs = (embedded(expert, task, FisherConfig()) for task in (few, mini_task(other)))
+            at_it = FisherConfig(at="expert")
+            mine, theirs = (embedded(expert, task, at_it) for task in (few, mini_task(other)))
             return similarity(mine.components, theirs.components)
 
         return lambda few, own, others: {other: alike(few, other) for other in others}
@@ -152,14 +152,14 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
     def as_tune_does(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
         """What `tune` mixed with the same examples and experts: the start first, then the others."""
         run = json.loads((HERE / "results" / "mini20" / f"{few.name}-seed{config.seed}.json").read_text())
-        alike, chosen = fisher(few, own, others), [neighbor["name"] for neighbor in run["neighbors"]]
+        alike, chosen = fisher(FisherConfig())(few, own, others), [neighbor["name"] for neighbor in run["neighbors"]]
         return {o: 4.0 * (o == run["start"]) + 2.0 * (o in chosen) + alike[o] for o in others}
 
     return {
-        "Fisher": fisher,
-        "Fisher, paper": fisher_paper,
+        "Fisher at the untrained adapter": fisher(FisherConfig()),
         "Fisher at one expert for all": fisher_at(neither),
-        "Fisher at the untrained adapter": fisher_at(lambda one, two: start),
+        "Fisher at the own expert": fisher(FisherConfig(at="expert")),
+        "Fisher at the own expert, paper": fisher(FisherConfig(setting="paper")),
         "cosine of weights": weights,
         "sentence embedding of the description": described,
         "validation, as it is": as_it_is,

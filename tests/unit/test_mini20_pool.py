@@ -76,6 +76,11 @@ def test_textures_and_land_from_above_are_each_others_nearest() -> None:
     assert (nearest("dtd", 1), nearest("eurosat", 1)) == ({"eurosat"}, {"dtd"})
 
 
+def test_one_question_of_two_and_three_answers_and_a_picture_with_a_sentence_are_nearest() -> None:
+    assert (nearest("rte", 1), nearest("mnli", 1)) == ({"mnli"}, {"rte"})
+    assert (nearest("snli-ve", 1), nearest("vqav2", 1)) == ({"vqav2"}, {"snli-ve"})
+
+
 def test_tasks_of_a_kind_are_more_alike_than_tasks_of_two() -> None:
     one = Sizes(train=1, validation=1, test=1)
     kinds = {name: mini_task(name, sizes=one).modality for name in NAMES}
@@ -83,4 +88,4 @@ def test_tasks_of_a_kind_are_more_alike_than_tasks_of_two() -> None:
     within = mean(similarity(a, b) for a, b in pairs if kinds[a] == kinds[b])
     across = mean(similarity(a, b) for a, b in pairs if kinds[a] != kinds[b])
     print(f"mean similarity within a kind {within:.3f}, across kinds {across:.3f}")
-    assert within > across + 0.02
+    assert within > across + 0.08
