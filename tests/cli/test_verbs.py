@@ -177,7 +177,7 @@ def test_tune_leaves_a_report_in_the_adapter_folder(world: World, tmp_path: Path
 
 def test_embed_stores_an_embedding_again(world: World, pool: Path) -> None:
     outcome = call("embed", world.task("a"), "--pool", pool, "--setting", "paper", "--json")
-    assert outcome.document == {"task": "a", "name": "a", "examples": 24, "setting": "paper"}
+    assert outcome.document == {"task": "a", "name": "a", "examples": 24, "setting": "paper", "at": "expert"}
     assert call("pool", "verify", pool).code == 0
 
 

@@ -84,6 +84,7 @@ class Cell:
     classes: set[int] = field(default_factory=set)
     unmoved: list[str] = field(default_factory=list)
     components: dict[str, Tensor] = field(default_factory=dict)
+    before: dict[str, Tensor] = field(default_factory=dict)
     mixed: set[str] = field(default_factory=set)
     moved_alpha: bool = False
     peft_type: str = ""
@@ -145,7 +146,9 @@ def run_cell(cell: Cell, kind: str, backbone: Backbone, method: str, room: Path)
     cell.initialisations = {expert.card.initialisation for expert in experts}
     cell.classes = {len(task.candidates) for task in tasks}
     cell.unmoved = [e.name for e in experts if same(e, untrained)]
-    cell.components = embed(backbone, experts[1], target, FisherConfig(batch_size=3)).components
+    at_it = FisherConfig(batch_size=3, at="expert")
+    cell.components = embed(backbone, experts[1], target, at_it).components
+    cell.before = embed(backbone, experts[1], target, FisherConfig(batch_size=3)).components
     cell.peft_type = experts[0].method
 
     mixture = Mixture(backbone, experts, target=target.name)
@@ -234,6 +237,10 @@ def test_every_cell_works_or_is_refused(kind: str, method: str, cell_of: CellOf)
     assert cell.components.keys() == cell.mixed
     assert all(bool(torch.isfinite(c).all() and (c >= 0).all()) for c in cell.components.values())
     assert all(bool(c.any()) for c in cell.components.values())
+    assert cell.before.keys() == cell.mixed
+    assert any(
+        bool(c.any()) for c in cell.before.values()
+    )  # not all: of LoRA, A has no gradient where B is 0
 
     # Interpolate, collapse, save and load.
     assert cell.moved_alpha

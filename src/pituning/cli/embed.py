@@ -44,8 +44,9 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "name": expert.name,
         "examples": embedding.examples,
         "setting": config.setting,
+        "at": embedding.at,
     }
-    return document, f"embedded {expert.name!r} from {embedding.examples} examples"
+    return document, f"embedded {expert.name!r} from {embedding.examples} examples {embedding.manner}"
 
 
 def backbone_of(expert: Expert, given: str | None) -> Backbone:

@@ -231,7 +231,7 @@ def _heatmap(report: Report, clusters: Clusters) -> str:
     drawn = heatmap_table(report.names, report.similarity, clusters)
     return (
         "<p>Mean over the adapter's tensors of cos(a ⊘ (a+b), b ⊘ (a+b)), where a and b are the Fisher "
-        "information of two experts, standardised: 1 is alike. Only the order says something: how far apart "
+        "information of two tasks, standardised: 1 is alike. Only the order says something: how far apart "
         "two values lie depends on the model. Clusters stand side by side.</p>"
         + _scrolling(drawn, "Similarity")
     )
