@@ -113,7 +113,7 @@ def best_of_each(targets: Sequence[Mapping[str, Any]], gains: Sequence[Values]) 
         "|---|---|---|---|",
     ]
     for target, found in zip(targets, gains, strict=True):
-        alike = target["rated"]["Fisher"]
+        alike = target["rated"]["Fisher at the untrained adapter"]
         order = sorted(alike, key=lambda name: -alike[name])
         best = sorted(found, key=lambda name: -found[name])[:TOP]
         told = ", ".join(f"{name} {found[name]:+.1f} (place {order.index(name) + 1})" for name in best)

@@ -14,7 +14,7 @@ from typing import Any
 
 from choosing import choosing, percent, whether
 
-from pituning.bench import METHODS, paired_difference, summary
+from pituning.bench import METHODS, Difference, paired_difference, summary
 from pituning.evaluation import Evaluation
 from pituning.metrics import METRICS
 from pituning.mini20 import NAMES, language, vision, vision_language
@@ -99,13 +99,16 @@ def main() -> None:
     for name, told in SUITES.items():
         parts += suite(told, runs[name]) if any("scores" in run for run in runs[name]) else []
         parts += by_method(runs[name], read(RESULTS / f"{name}-lora"))
+    at_experts = read(RESULTS / "mini20-at-expert")
+    parts += by_embedding(runs["mini20"], at_experts)
     parts += beside_the_paper(runs["mini20"])
     shots = {int(folder.name): read(folder) for folder in (RESULTS / "shots").glob("*")}
     parts += by_shots({16: runs["mini20"], **shots})
     parts += contest(read(RESULTS / "bench"))
     parts += choosing(RESULTS / "transfer", RESULTS / "mini20")
     few = {name: [run for run in every if "scores" in run] for name, every in runs.items()}
-    parts += whether({"mini20, related or not": few.pop("mini20") + few.pop("unrelated"), **few})
+    mini20, unrelated = few.pop("mini20"), few.pop("unrelated")
+    parts += whether({"mini20": mini20, "mini20, related or not, at experts": at_experts + unrelated, **few})
     found = {name: RESULTS / f"{name}.json" for name in ("retrieval", "retrieval_index", "graph")}
     if all(file.exists() for file in found.values()):
         parts += retrieval(**{name: json.loads(file.read_text()) for name, file in found.items()})
@@ -180,20 +183,15 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
             f"| {kept} of {len(mine)} | {', '.join(name for name, _ in nearest.most_common(3))} |"
         )
     means = {column: _mean(row[column] for row in rows) for column in COLUMNS}
-    pi, own = (
-        {(run["task"], run["config"]["seed"]): run["percent"][column] for run in runs}
-        for column in ("pi", "expert")
-    )
-    gap = paired_difference(pi, own)
-    spread = _spread([row["pi"] - row["expert"] for row in rows])
-    interval = "" if gap.low is None else f", 95 % interval [{gap.low:+.2f}, {gap.high:+.2f}]"
+    rise = [row["pi"] - row["expert"] for row in rows]
+    gain = summary_of_gain(runs)
     return [
         *lines,
-        f"| **mean** {_cells(means)} | {gap.mean:+.2f} ± {spread:.1f} | | |",
+        f"| **mean** {_cells(means)} | {mean(rise):+.2f} ± {_spread(rise):.1f} | | |",
         "",
-        f"Mean gain of π over the own expert {gap.mean:+.2f} points{interval} (bootstrap over tasks and "
-        f"seeds); positive on {gap.better} of {gap.tasks}, negative on {gap.worse}.",
+        f"{gain[0].upper()}{gain[1:]}.",
         *untrained(means),
+        f"Tasks were embedded {where_embedded(runs)}.",
         "",
         *keeping(runs),
         *with_all_data([run for run in found if "all" in run]),
@@ -202,6 +200,73 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
         f"Commits when the results were written: {', '.join(sorted({run['commit'] for run in found}))}.",
         "",
     ]
+
+
+def where_embedded(runs: Sequence[dict[str, Any]]) -> str:
+    """At what; runs from before there was a choice do not say it."""
+    told = {
+        "start": "at the untrained adapter, as `tune` does",
+        "expert": "at their own experts, as `tune` did when these ran",
+    }
+    return " or ".join(
+        told[at] for at in sorted({run["config"]["fisher"].get("at", "expert") for run in runs})
+    )
+
+
+def by_embedding(start: Sequence[dict[str, Any]], expert: Sequence[dict[str, Any]]) -> list[str]:
+    """The same targets and seeds, embedded at the untrained adapter and at their own experts."""
+    found = [
+        {(run["task"], run["config"]["seed"]): run for run in runs if "scores" in run}
+        for runs in (start, expert)
+    ]
+    both = [key for key in found[0] if key in found[1]]
+    if not both:
+        return []
+    first, second = ({key: runs[key]["percent"]["pi"] for key in both} for runs in found)
+    gap = paired_difference(first, second)
+    lines = [
+        "## Where tasks are embedded: at the untrained adapter, or at their own experts",
+        "",
+        "The same tasks and seeds, tuned with the neighbours that each way finds; the target's own expert is",
+        "the same. *Nearest*: the neighbour that is most alike, with the similarity.",
+        "",
+        "| task, seed | nearest, untrained | nearest, own expert | π, untrained | π, own expert |",
+        "|---|---|---|---|---|",
+    ]
+    for task, seed in both:
+        nearest, kept = [], []
+        for runs in found:
+            run = runs[task, seed]
+            most = run["neighbors"][0]
+            nearest.append(f"{most['name']} {most['similarity']:.2f}")
+            kept.append(f"{run['percent']['pi']:.1f}")
+        lines.append(f"| {task}, {seed} | {' | '.join(nearest + kept)} |")
+    everything = summary_of_gain(expert)
+    return [
+        *lines,
+        "",
+        f"With those of the untrained adapter, π scores {gap.mean:+.2f} points{_interval(gap)} more; better "
+        f"on {gap.better} of {gap.tasks} tasks, worse on {gap.worse}.",
+        f"At their own experts, all {len(expert)} runs: {everything}.",
+        "",
+    ]
+
+
+def summary_of_gain(runs: Sequence[dict[str, Any]]) -> str:
+    """The mean gain of π over the own expert, with its interval."""
+    pi, own = (
+        {(run["task"], run["config"]["seed"]): run["percent"][column] for run in runs}
+        for column in ("pi", "expert")
+    )
+    gap = paired_difference(pi, own)
+    return (
+        f"mean gain of π over the own expert {gap.mean:+.2f} points{_interval(gap)} (bootstrap over tasks "
+        f"and seeds); positive on {gap.better} of {gap.tasks}, negative on {gap.worse}"
+    )
+
+
+def _interval(gap: Difference) -> str:
+    return "" if gap.low is None else f", 95 % interval [{gap.low:+.2f}, {gap.high:+.2f}]"
 
 
 def untrained(means: Mapping[str, float | None]) -> list[str]:

@@ -152,7 +152,10 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
     def as_tune_does(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
         """What `tune` mixed with the same examples and experts: the start first, then the others."""
         run = json.loads((HERE / "results" / "mini20" / f"{few.name}-seed{config.seed}.json").read_text())
-        alike, chosen = fisher(FisherConfig())(few, own, others), [neighbor["name"] for neighbor in run["neighbors"]]
+        alike, chosen = (
+            fisher(FisherConfig())(few, own, others),
+            [neighbor["name"] for neighbor in run["neighbors"]],
+        )
         return {o: 4.0 * (o == run["start"]) + 2.0 * (o in chosen) + alike[o] for o in others}
 
     return {

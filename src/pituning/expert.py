@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -180,24 +180,42 @@ def _unshared(parameter: nn.Parameter, before: Tensor) -> nn.Parameter | None:
     return own
 
 
-def attach_expert(backbone: Foundation, expert: Expert, *, untrained: bool = False) -> PeftModel:
+def attach_expert(backbone: Foundation, expert: Expert) -> PeftModel:
     """The expert's adapter, and its head if it has one, on a copy that shares the backbone's weights.
-
-    `untrained`, the adapter is as it was before training, the head as it is. An adapter from elsewhere does
-    not tell its seed: then it is one of its configuration.
 
     Raises:
         ExpertError: if the adapter does not fit the backbone.
     """
+    return _loaded(backbone, expert, 0, load_into)
+
+
+def attach_untrained(backbone: Foundation, expert: Expert, init_seed: int = 0) -> PeftModel:
+    """The expert's adapter as it was before training, under its head as it is, if it has one.
+
+    Args:
+        backbone: shares its weights.
+        expert: of one that was trained elsewhere, the start is not known: an adapter of its configuration.
+        init_seed: of the initialisation, where the card does not tell it.
+
+    Raises:
+        ExpertError: if the adapter does not fit the backbone.
+    """
+
+    def load_head(model: PeftModel, expert: Expert) -> None:
+        check_shapes(model, expert)
+        heads = {name: tensor for name, tensor in expert.tensors.items() if is_head(name, expert.config)}
+        load_into(model, replace(expert, tensors=saved_tensors(model) | heads))
+
+    return _loaded(backbone, expert, expert.card.recipe.get("init_seed", init_seed), load_head)
+
+
+def _loaded(
+    backbone: Foundation, expert: Expert, seed: int, load: Callable[[PeftModel, Expert], None]
+) -> PeftModel:
     check_backbone(backbone, expert)
     try:
-        seed = int(expert.card.recipe.get("init_seed", 0)) if untrained else 0
         model = attach(backbone, expert.config, labels=expert.card.labels, seed=seed)
-        before = saved_tensors(model) if untrained else {}
-        load_into(model, expert)
-        if untrained:
-            heads = {n: tensor for n, tensor in expert.tensors.items() if is_head(n, expert.config)}
-            load_into(model, replace(expert, tensors=before | heads))
+        load(model, expert)
     except PituningError:
         raise
     except Exception as error:  # PEFT checks no types: what it raises is a fault of the configuration
@@ -252,8 +270,14 @@ def load_into(model: PeftModel, expert: Expert) -> None:
     """Write the expert's tensors into an adapter of the same configuration.
 
     Raises:
-        ExpertError: naming the tensors that are missing, extra or of another shape.
+        ExpertError: as `check_shapes`.
     """
+    check_shapes(model, expert)
+    set_peft_model_state_dict(model, dict(expert.tensors))
+
+
+def check_shapes(model: PeftModel, expert: Expert) -> None:
+    """Raise ExpertError naming the expert's tensors that are missing, extra or of another shape."""
     expected = saved_tensors(model)
     wrong = sorted(set(expected) ^ set(expert.tensors)) + sorted(
         name
@@ -266,7 +290,6 @@ def load_into(model: PeftModel, expert: Expert) -> None:
             f"missing, extra or of another shape: {', '.join(wrong[:5])}" + (" …" if len(wrong) > 5 else ""),
             "Use the backbone (and the number of classes) that it was trained with.",
         )
-    set_peft_model_state_dict(model, dict(expert.tensors))
 
 
 def saved_tensors(model: PeftModel) -> dict[str, Tensor]:

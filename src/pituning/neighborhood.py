@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +17,14 @@ from pituning.expert import Expert
 from pituning.foundation import Foundation
 from pituning.interpolate.compatible import Space, foreign_to, obstacle
 from pituning.pool import Pool
-from pituning.predict import Neighbor, TaskEmbedding, TaskGraph, similarity
+from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, TaskGraph, similarity
 from pituning.predict.embedding import Order
 from pituning.predict.graph import check_count
 from pituning.predict.similarity import flat_similarities
 from pituning.sketches import Candidate, SketchIndex
 
 Found = TypeVar("Found")
+log = logging.getLogger(__name__)
 
 
 # Up to so many experts, all are read, and compared exactly.
@@ -114,7 +116,7 @@ class Neighborhood:
         Raises:
             PoolError: if every expert was trained on another backbone.
         """
-        names = self.index.starts() if self.index else self.experts  # those of one start are alike
+        names = self._starts()
         foreign = {name: foreign_to(self.experts[name], backbone) for name in names}
         if foreign and all(foreign.values()):
             raise PoolError(
@@ -126,6 +128,29 @@ class Neighborhood:
         known = [expert for expert in here if expert.card.initialisation != UNKNOWN] or here
         counts = Counter(expert.card.initialisation for expert in known)
         return max(known, key=lambda expert: counts[expert.card.initialisation], default=None)
+
+    def backbone_name(self) -> str:
+        """What the first card that tells it says; "" where none does."""
+        return next((name for one in self._starts() if (name := self.experts[one].card.backbone_name)), "")
+
+    def check_manner(self, config: FisherConfig) -> None:
+        """Find out before anything is trained whether what is embedded so can be compared with any expert.
+
+        Of a big pool, `nearest` finds it out.
+
+        Raises:
+            PoolError: if there are embeddings, but none that was made so.
+        """
+        found = set() if self.index else {embedding.manner for embedding in self.embeddings.values()}
+        if found and config.manner not in found:
+            must = "the target and the experts of the pool must be embedded in one way"
+            given = f"the target {config.manner}, the experts {' or '.join(sorted(found))}"
+            fix = "Give the options that the pool was embedded with, or run `pituning embed` on its experts."
+            raise PoolError(must, given, fix)
+
+    def _starts(self) -> list[str]:
+        """All experts; in a big pool one of each kind, for those of one start are alike."""
+        return self.index.starts() if self.index else list(self.experts)
 
     def refusals(self, own: Expert, embedding: TaskEmbedding, space: Space) -> dict[str, str]:
         """Experts that cannot be a neighbour -> the reason; in a big pool, see `Refused`."""
@@ -195,6 +220,8 @@ class Neighborhood:
         order = Order(mine)
         flat = order.flat(mine)
         candidates, unchanged = self.index.nearest(embedding, SHORTLIST), 0
+        if not candidates and self.embeddings:
+            log.warning("no expert of the pool has the same tensors, embedded %s", embedding.manner)
         alike: dict[str, float] = {}
         found: list[str] = []
         for start in range(0, len(candidates), AT_ONCE):
@@ -234,7 +261,7 @@ class Neighborhood:
             return f"{name} has no embedding; run `pituning embed`"
         other = self.embeddings[name]
         if other.manner != embedding.manner:
-            return f"{name} was embedded {other.manner}; run `pituning embed` as for the target"
+            return f"{name} was embedded {other.manner}, and not {embedding.manner}"
         if space == "delta" and not shared_modules(embedding, other)[0].components:
             return f"{name} adapts none of the modules that the target's expert adapts"
         if self.experts[name].untrained:

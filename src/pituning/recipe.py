@@ -137,6 +137,7 @@ def pi_tune(
         require_java(task.metric)
     target = task.sample(config.shots, config.seed) if config.shots else task
     around, stage = Neighborhood.of(pool), _Stages(workdir, resume, progress)
+    around.check_manner(config.fisher)
 
     # 1. Expert: the target's own, from the pool's initialisation.
     sizes = f"{len(target.train)} examples, with {len(target.validation)} others to validate on"
@@ -147,8 +148,10 @@ def pi_tune(
 
     # 2. Predict: the tasks of the pool that are most like it.
     log.info("predict: embedding the task, and looking for neighbours")
-    learnt = _learnt(own, target, training, new) if config.fisher.at == "expert" else own
-    embedding = from_first(partial(embed, backbone, learnt, target, config.fisher, progress=progress))
+    learns = config.fisher.where == "expert" or backbone.head_modules(backbone.model)
+    learnt = _learnt(own, target, training, new) if learns else own
+    told = partial(embed, init_seed=pool.init_seed, progress=progress)
+    embedding = from_first(partial(told, backbone, learnt, target, config.fisher))
     refused = around.refusals(own, embedding, config.space)
     near = around.nearest(embedding, config.reach(target), space=config.space, without=refused)
     if expert and refused and not near:

@@ -24,7 +24,7 @@ from pituning.predict.embedding import TaskEmbedding
 from pituning.predict.sketch import SIZE, Sketches, layout, sketch
 from pituning.safe_files import read_file
 
-MAGIC = b"pituning sketch3"
+MAGIC = b"pituning sketch4"
 
 RECORD = np.dtype(
     [

@@ -109,10 +109,15 @@ def test_mistakes_end_before_anything_is_trained(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_joint_training_takes_the_data_that_it_is_given(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["joint", "fisher"])
+def test_what_needs_the_neighbours_data_takes_what_it_is_given(
+    method: str, world: World, tmp_path: Path
+) -> None:
     fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
-    fixed += ("--out", tmp_path, "--seed", 0, "--json", "--methods", "expert", "joint")
-    refused = call(*fixed).document["methods"]["joint"]["refused"]
-    assert "this method needs the neighbours' data" in refused[0]
+    fixed += ("--out", tmp_path, "--seed", 0, "--json", "--methods", "expert", method)
+    refused = call(*fixed).document["methods"][method]["refused"]
+    assert "this method needs the data that the neighbours were trained on" in refused[0]
     document = call(*fixed, "--data", *(world.task(name) for name in "abc")).document
-    assert document["methods"]["joint"]["runs"] == 1
+    assert document["methods"][method]["runs"] == 1
+    other = call(*fixed, "--data", *(world.task(name) for name in "ab"))
+    assert (other.code, "results are of the same data" in other.err) == (2, True)

@@ -373,11 +373,35 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     ),
     "task without an expert, embedded at its expert": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--at", "expert"),
-        ("its embedding would be at the expert", "none of 'target'", "pituning train"),
+        ("without an expert only at the untrained adapter", "at its expert", "pituning train"),
+    ),
+    "an expert that is embedded otherwise": (
+        lambda w, t: ("predict", w.task("a"), "--pool", w.pool, "--setting", "paper"),
+        ("without an expert only at the untrained adapter", "setting paper", "pituning embed"),
+    ),
+    "labels that no expert of the pool was embedded with": (
+        lambda w, t: ("predict", w.task(), "--pool", w.pool, "--labels", "sampled"),
+        ("must be embedded in one way", "the target in the setting default with sampled", "pituning embed"),
+    ),
+    "a pool that was embedded otherwise": (
+        lambda w, t: tuning(w, t / "out", "--fisher-at", "expert"),
+        (
+            "must be embedded in one way",
+            "the target in the setting default with gold labels at its",
+            "options",
+        ),
     ),
     "an own expert that is not there": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--name", "mine"),
-        ("must be in the pool", "no 'mine'", "Leave --name out"),
+        ("'mine' must have been embedded", "no embedding of it", "leave --name out"),
+    ),
+    "an own expert of other data": (
+        lambda w, t: ("predict", w.task(), "--pool", w.pool, "--name", "a"),
+        ("'a' must have been embedded on the data of", "it was not", "leave --name out"),
+    ),
+    "no shots to predict from": (
+        lambda w, t: ("predict", w.task(), "--pool", w.pool, "--shots", 0),
+        ("shots must be at least 1", "given: 0", "one example"),
     ),
     **{
         f"{verb[-1]} of a pool that would hide the carried one": (

@@ -37,6 +37,7 @@ from transformers import AutoModel
 import pituning_command
 from pituning import PiConfig, TrainConfig, TuneConfig, pi_tune
 from pituning.backbones import load_backbone
+from pituning.building import add_expert
 from pituning.cli.terminal import program
 from pituning.expert import Expert, attach
 from pituning.mini20 import NAMES
@@ -206,9 +207,35 @@ def test_predict_needs_no_expert_of_the_task(world: World) -> None:
     assert [neighbor.name for neighbor in tuned] == names
     alike = [neighbor["similarity"] for neighbor in document["neighbors"]]
     assert alike == pytest.approx([neighbor.similarity for neighbor in tuned])
-    refused = call(*given, "--labels", "sampled", "--json").document
-    assert refused["neighbors"] == []
-    assert "with gold labels at the untrained adapter" in refused["refused"]["a"]
+
+
+def test_a_task_without_an_expert_is_embedded_at_the_pools_own_start(world: World, tmp_path: Path) -> None:
+    """As an expert of it in the pool, which began there; the backbone is the first that a card tells."""
+    pool = Pool.create(tmp_path / "pool", init_seed=5)
+    backbone = load_backbone(str(world.backbone))
+    for name in "abc":
+        add_expert(pool, backbone, load_task(world.task(name)), TrainConfig(epochs=1))
+    with_expert = call("predict", world.task("a"), "--pool", pool.path, "--json").document["neighbors"]
+    pool.remove("a")
+    card = dataclasses.replace(pool.get("b").card, name="0", backbone_name="")
+    pool.add(dataclasses.replace(pool.get("b"), card=card))
+    assert (
+        call("predict", world.task("a"), "--pool", pool.path, "--json").document["neighbors"] == with_expert
+    )
+    document = call("predict", world.task("b"), "--pool", pool.path, "--json").document
+    assert document["refused"] == {"0": "0 has no embedding; run `pituning embed`"}
+
+
+def test_a_task_under_a_head_is_predicted_from_its_expert(
+    folder_of: Callable[[str], Path], world: World, tmp_path: Path
+) -> None:
+    pool, backbone = tmp_path / "pool", folder_of("bert_classifier")
+    trained = call("train", world.task("a"), "--backbone", backbone, "--pool", pool, *SHORT)
+    assert trained.code == 0, trained.err
+    outcome = call("predict", world.task("b"), "--pool", pool)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "only at the untrained adapter, and without a head; given: " in outcome.err
+    assert "Run `pituning train" in outcome.err
 
 
 def test_eval_scores_a_split(world: World) -> None:
@@ -260,7 +287,7 @@ def test_graph_draws_the_adapters_that_can_be_compared(tmp_path: Path) -> None:
         pool.add(expert, embedding)
     drawn = call("graph", "--pool", pool.path, "--out", tmp_path / "graph.html")
     assert "2 tasks drawn" in drawn.out
-    assert "not drawn, for their adapters are of another kind: three" in drawn.out
+    assert "not drawn, being of another kind or embedded in another way: three" in drawn.out
 
 
 def test_pool_lists_shows_adds_removes_and_verifies(world: World, tmp_path: Path) -> None:
@@ -393,7 +420,8 @@ def test_the_carried_pool_has_a_name(world: World, tmp_path: Path, monkeypatch: 
     assert document["neighbors"][0]["name"] in ("mnli", "mrpc")
     shutil.copytree(world.pool, tmp_path / "mini20")
     outcome = call("predict", "mini20/rte", "--pool", "mini20", "--name", "rte")
-    assert (outcome.code, "mini20 has no 'rte'" in outcome.err) == (2, True), "a folder of that name is meant"
+    told = "mini20 has no embedding of it" in outcome.err
+    assert (outcome.code, told) == (2, True), "a folder of that name is meant"
 
 
 def test_tune_tells_each_stage_as_it_begins(world: World, tmp_path: Path) -> None:

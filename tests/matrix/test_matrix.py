@@ -219,6 +219,13 @@ def in_fresh_process(orders: list[dict[str, Any]], room: Path) -> dict[str, floa
     return found
 
 
+# What has no gradient before training, because the factor beside it is still zero.
+HIDES = dict.fromkeys(("lora", "dora", "rslora"), ".lora_A.") | {
+    "vera": "lambda_d",
+    "lokr": "lokr_w1",
+}
+
+
 @pytest.mark.parametrize(("kind", "method"), CELLS)
 def test_every_cell_works_or_is_refused(kind: str, method: str, cell_of: CellOf) -> None:
     cell = cell_of(kind, method)
@@ -238,9 +245,8 @@ def test_every_cell_works_or_is_refused(kind: str, method: str, cell_of: CellOf)
     assert all(bool(torch.isfinite(c).all() and (c >= 0).all()) for c in cell.components.values())
     assert all(bool(c.any()) for c in cell.components.values())
     assert cell.before.keys() == cell.mixed
-    assert any(
-        bool(c.any()) for c in cell.before.values()
-    )  # not all: of LoRA, A has no gradient where B is 0
+    silent = {name for name, component in cell.before.items() if not component.any()}
+    assert silent == {name for name in cell.before if method in HIDES and HIDES[method] in name}
 
     # Interpolate, collapse, save and load.
     assert cell.moved_alpha

@@ -137,9 +137,9 @@ def test_joint_training_gives_each_task_its_own_words_and_as_many_examples(
 
 
 def test_joint_training_needs_the_neighbours_data(contest: Contest) -> None:
-    with pytest.raises(ConfigError, match="this method needs the neighbours' data"):
+    with pytest.raises(ConfigError, match="this method needs the data that the neighbours were trained on"):
         METHODS["joint"].make(replace(contest, sources={}))
-    with pytest.raises(ConfigError, match="this method needs the neighbours' data"):
+    with pytest.raises(ConfigError, match="this method needs the data that the neighbours were trained on"):
         METHODS["fisher"].make(replace(contest, sources={}))
 
 

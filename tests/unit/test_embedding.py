@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from pituning.backbones import Backbone
@@ -17,6 +19,7 @@ from pituning.expert import Expert, ExpertCard, attach, attach_expert, saved_ten
 from pituning.methods import peft_config
 from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
 from pituning.predict.embedding import FIRST_CHECK, component_name, sample_labels
+from pituning.safe_files import parse_metadata
 from pituning.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -132,9 +135,32 @@ def test_at_the_untrained_adapter_the_head_is_the_experts(backbone_of: Callable[
     assert any(not torch.equal(found[name], turned[name]) for name in found)
 
 
+def test_a_file_from_before_there_was_a_choice_is_at_the_expert(
+    backbone: Backbone, expert: Expert, task: Task
+) -> None:
+    found = embed(backbone, expert, task, FisherConfig(at="expert"))
+    facts = json.loads(parse_metadata(found.to_bytes())["embedding"])
+    assert facts.pop("at") == "expert"
+    older = save(found.components, metadata={"embedding": json.dumps(facts)})
+    assert TaskEmbedding.from_bytes(older, Path("older")).manner == found.manner
+
+
+def test_an_adapter_from_elsewhere_is_embedded_at_the_pools_seed(backbone: Backbone, task: Task) -> None:
+    made = expert_for(backbone, task)  # its card does not tell a seed
+    ours = dataclasses.replace(made, card=dataclasses.replace(made.card, recipe={"init_seed": 5}))
+    theirs, there, here = (
+        embed(backbone, made, task, init_seed=5),
+        embed(backbone, ours, task, init_seed=7),
+        embed(backbone, made, task),
+    )
+    assert similarity(theirs.components, there.components) == 1
+    assert similarity(theirs.components, here.components) < 1
+
+
 def test_the_papers_setting_is_at_the_expert() -> None:
-    assert (FisherConfig().at, FisherConfig(setting="paper").at) == ("start", "expert")
-    assert FisherConfig(setting="paper", at="start").at == "start"
+    assert (FisherConfig().where, FisherConfig(setting="paper").where) == ("start", "expert")
+    assert dataclasses.replace(FisherConfig(), setting="paper").where == "expert"
+    assert FisherConfig(setting="paper", at="start").where == "start"
     assert FisherConfig().hash == FisherConfig(at="start").hash != FisherConfig(at="expert").hash
 
 

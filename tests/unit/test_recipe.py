@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 from small import same_tensors
-from tiny import open_task, text_task
+from tiny import open_task, task_for, text_task
 
 from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune, selection
 from pituning import mixing as mixing_module
@@ -262,7 +262,7 @@ def test_starts_are_tried_briefly_and_on_few_examples(
     result = pi_tune(backbone, target, pool, replace(CONFIG, k=1, tune=TuneConfig(epochs=3, batch_size=4)))
     first, again, whole = seen[:3], seen[3:-2], seen[-2:]
     assert first == [(3, 3, 2, 0.5), (3, 3, 2, 0.9), (3, 3, 2, 0.9)]
-    assert len(again) in (2, 3), "the two best, and what is best as it is where it is neither"
+    assert len(again) == 3  # the two best, and what is best as it is
     assert set(again) <= {*first}
     assert whole == [(6, 6, 3, 0.9 if result.start else 0.5)] * 2
 
@@ -337,9 +337,19 @@ def test_a_start_from_which_the_loss_diverges_is_none(
     assert pi_tune(backbone, target, pool, CONFIG).start != "text1"
 
 
-def test_an_own_expert_that_is_best_untrained_is_embedded_trained_where_experts_are(
-    backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "at", "learns"),
+    [("bert", "start", False), ("bert", "expert", True), ("bert_classifier", "start", True)],
+)
+def test_what_embeds_a_task_is_trained_for_it_where_that_counts(
+    kind: str,
+    at: Any,
+    learns: bool,
+    backbone_of: Callable[[str], Backbone],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """An own expert that is best untrained does at the untrained adapter, but not under an untrained head."""
     trained: list[Expert] = []
     embedded: list[Expert] = []
 
@@ -354,17 +364,12 @@ def test_an_own_expert_that_is_best_untrained_is_embedded_trained_where_experts_
 
     monkeypatch.setattr(recipe_module, "train_expert", best_untrained)
     monkeypatch.setattr(recipe_module, "embed", spy)
-    monkeypatch.setattr(mixing_module, "ENOUGH", 0)
-    config = replace(CONFIG, train=replace(BRIEF, epochs=7))
-    untrained = pi_tune(backbone, target, pool, config)
-    assert [untrained.own] == embedded == trained, "at the untrained adapter, any expert of its start will do"
-    trained.clear()
-    embedded.clear()
-    result = pi_tune(backbone, target, pool, replace(config, fisher=FisherConfig(at="expert")))
-    own, learnt = trained
+    config = replace(CONFIG, train=replace(BRIEF, epochs=7), fisher=FisherConfig(at=at))
+    result = pi_tune(backbone_of(kind), task_for(kind), Pool.create(tmp_path / "none"), config)
+    own, learnt = trained if learns else (*trained, *trained)
     assert result.own is own
     assert embedded == [learnt]
-    assert learnt.card.recipe["epochs"] == learnt.card.recipe["best_epoch"] == 1
+    assert learnt.card.recipe["epochs"] == learnt.card.recipe["best_epoch"] == int(learns)
 
 
 @pytest.mark.parametrize("start", ["best", "uniform"])
@@ -626,6 +631,14 @@ def test_a_mixture_does_not_tell_how_its_target_was_trained(
     recipe = Mixture(backbone, [own, pool.get("text0")], target=own.name).collapse().card.recipe
     assert recipe.keys() & {"best_epoch", "validation_loss"} == set()
     assert recipe["learning_rate"] == own.card.recipe["learning_rate"]
+
+
+def test_a_pool_that_is_embedded_in_another_way_is_told_before_anything_is_trained(
+    backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe_module, "train_expert", lambda *_, **__: pytest.fail("must not train"))
+    with pytest.raises(PoolError, match=r"the target .* at its expert, the experts .* at the untrained"):
+        pi_tune(backbone, target, pool, replace(CONFIG, fisher=FisherConfig(at="expert")))
 
 
 def test_an_adapter_trained_elsewhere_is_taken_for_the_tasks(

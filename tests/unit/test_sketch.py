@@ -134,7 +134,17 @@ def test_numbers_of_a_file_are_those_of_its_components() -> None:
 def test_layouts_tell_components_and_settings_apart() -> None:
     one = point("a", drawn(1))
     assert layout(one) == layout(point("b", drawn(2)))
-    assert len({layout(o) for o in (one, replace(one, setting="paper"), replace(one, labels="sampled"))}) == 3
+    others = (replace(one, setting="paper"), replace(one, labels="sampled"), replace(one, at="start"))
+    assert len({layout(other) for other in (one, *others)}) == 4
+
+
+def test_a_big_pool_that_was_embedded_elsewhere_has_no_neighbours_and_says_so(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = replace(point("target", drawn(100, 1)), at="start")
+    assert nearest(pool, target, exact=0) == []
+    assert "no expert of the pool has the same tensors, embedded in the setting default" in caplog.text
+    assert "at the untrained adapter" in caplog.text
 
 
 def test_a_big_pool_gives_what_exact_search_gives(pool: Pool) -> None:
@@ -209,7 +219,7 @@ def test_a_big_pool_refuses_what_a_small_one_refuses(pool: Pool) -> None:
 
 def test_names_are_told_apart_where_sketches_are_of_an_older_version(pool: Pool) -> None:
     for file in (pool.path / SKETCHES).iterdir():
-        file.write_bytes(file.read_bytes().replace(b"sketch3", b"sketch1", 1))
+        file.write_bytes(file.read_bytes().replace(b"sketch4", b"sketch1", 1))
     with pytest.raises(PoolError, match="differ by more than case"):
         pool.add(tiny("E1"))
     assert pool.repair() == ["made the sketches again"]

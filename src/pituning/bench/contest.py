@@ -9,6 +9,7 @@ from functools import cached_property
 from torch import nn
 
 from pituning.backbones import Backbone
+from pituning.card import UNKNOWN
 from pituning.errors import ConfigError, PituningError, PoolError
 from pituning.expert import Expert, attach_expert
 from pituning.fit import FitConfig
@@ -110,11 +111,15 @@ class Contest:
         Raises:
             ConfigError: the data of one is not in `sources`.
         """
-        missing = [expert.name for expert in self.neighbors if expert.card.task not in self.sources]
+        missing = [expert.name for expert in self.neighbors if not self._has_data_of(expert)]
         if missing:
-            must = "this method needs the neighbours' data"
+            must = "this method needs the data that the neighbours were trained on"
             raise ConfigError(must, f"there is none of {', '.join(missing)}", "Name their tasks with --data.")
         return [self.sources[expert.card.task] for expert in self.neighbors]
+
+    def _has_data_of(self, expert: Expert) -> bool:
+        task = self.sources.get(expert.card.task)
+        return task is not None and expert.card.source in (task.source, UNKNOWN)
 
     @cached_property
     def mixing(self) -> Mixing:

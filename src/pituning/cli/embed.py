@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     backbone = backbone_of(expert, options.backbone)
     task = as_trained(task, expert, options.shots)
     config = read_options(options, FisherConfig)
-    embedding = embed(backbone, expert, task, config, progress=progress_wanted(options.json))
+    bar = progress_wanted(options.json)
+    embedding = embed(backbone, expert, task, config, init_seed=pool.init_seed, progress=bar)
     pool.add_embedding(expert.name, embedding)
     document = {
         "task": task.name,

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     names, matrix = draw(pool, out, [options.command])
     document = {"names": names, "similarity": matrix, "report": str(out)}
     left = [name for name in pool if pool.has_embedding(name) and name not in names]
-    told = f"; not drawn, for their adapters are of another kind: {', '.join(left)}" if left else ""
+    told = f"; not drawn, being of another kind or embedded in another way: {', '.join(left)}" if left else ""
     return document, f"{len(names)} tasks drawn in {out}{told}"
 
 

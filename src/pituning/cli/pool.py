@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -123,7 +124,11 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         task = as_trained(task_named(options.task), expert, None) if options.task else None
         expert = adopt(expert, backbone, task)
         if task is not None:
-            embedding = embed(backbone, expert, task, progress=progress_wanted(options.json))
+            seed = 0
+            with suppress(PoolError):  # there is none yet, or what is wrong with it is told below
+                seed = Pool(options.pool).init_seed
+            bar = progress_wanted(options.json)
+            embedding = embed(backbone, expert, task, init_seed=seed, progress=bar)
     pool = Pool.create(options.pool)  # last: a mistake leaves no empty pool
     pool.add(expert, embedding, replace=options.replace)
     reasons = obstacles(expert, pool)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
-from pituning.cli.embed import backbone_of
+from pituning.backbones import load_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.tasks import pool_named, task_named
 from pituning.cli.terminal import progress_wanted, table
-from pituning.errors import PoolError
+from pituning.errors import PoolError, StaleEmbeddingError
 from pituning.expert import Expert
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--space", choices=("parameters", "delta"), default="parameters", help="where they will be mixed"
     )
     parser.add_argument(
-        "--shots", type=int, help="embed so many examples a class (or in all, without classes)"
+        "--shots", type=int, help="of the task, so many examples a class (in all, without classes)"
     )
     parser.add_argument("--backbone", help="default: the one on the cards of the pool's experts")
     add_options(parser, FisherConfig, title="embedding a task that has no embedding in the pool")
@@ -40,15 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Rank."""
     task, pool = task_named(options.task), pool_named(options.pool)
-    around, name = Neighborhood.of(pool), options.name or task.name
-    if options.name and options.name not in pool:
-        fix = "Leave --name out: a task is embedded without an expert, too."
-        raise PoolError("the own expert must be in the pool", f"{options.pool} has no {name!r}", fix)
-    known = around.embeddings.get(name)
-    if known and known.source == task.source and not options.shots:
-        own, embedding = around.experts[name], known
-    else:
-        own, embedding = _embedded(task, pool, around, options)
+    around, config = Neighborhood.of(pool), read_options(options, FisherConfig)
+    own, embedding = _stored(task, around, config, options) or _embedded(task, pool, around, config, options)
     refused = around.refusals(own, embedding, options.space)
     found = around.nearest(embedding, options.k, space=options.space, without=refused)
     neighbors = [{"name": neighbor.name, "similarity": neighbor.similarity} for neighbor in found]
@@ -58,25 +51,55 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return {"task": task.name, "neighbors": neighbors, "refused": refused}, "\n".join(lines)
 
 
+def _stored(
+    task: Task, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
+) -> tuple[Expert, TaskEmbedding] | None:
+    """The task's own expert in the pool, where that was embedded on this data, and as the options say.
+
+    Raises:
+        StaleEmbeddingError: if `--name` names one that was not.
+    """
+    name = options.name or task.name
+    known = around.embeddings.get(name)
+    chosen = any(entry.name in options for entry in fields(FisherConfig))  # else as the pool has it
+    same = known and known.source == task.source and (not chosen or known.config == config.hash)
+    if known and same and options.shots is None:
+        return around.experts[name], known
+    if options.name:
+        must = f"expert {name!r} must have been embedded on the data of {options.task}, with the same options"
+        given = "it was not" if known else f"{options.pool} has no embedding of it"
+        raise StaleEmbeddingError(must, given, "Run `pituning embed`, or leave --name out.")
+    return None
+
+
 def _embedded(
-    task: Task, pool: Pool, around: Neighborhood, options: argparse.Namespace
+    task: Task, pool: Pool, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
 ) -> tuple[Expert, TaskEmbedding]:
     """The task at the adapter that the pool's experts began as, and that adapter: nothing is trained.
 
     Raises:
-        PoolError: if the pool is empty, or the task must have an expert first.
+        PoolError: if the pool is empty or embedded in another way, or the task must have an expert first.
     """
-    first = next(iter(around.experts), None)
-    if first is None:
+    if not around.experts:
         raise PoolError("a pool must hold experts", f"{options.pool} is empty", "Fill it with `pool build`.")
-    config = read_options(options, FisherConfig)
-    backbone = backbone_of(around.experts[first], options.backbone)
-    why = "its embedding would be at the expert" if config.at == "expert" else "it has a head to train first"
-    if config.at == "expert" or backbone.head_modules(backbone.model):
-        must = f"the task must have an expert in the pool: {why}"
-        fix = f"Run `pituning train {options.task} --pool {options.pool}` first, or use `tune`."
-        raise PoolError(must, f"{options.pool} has none of {task.name!r} and its data", fix)
-    few = replace(task.sample(options.shots, config.seed) if options.shots else task, validation=())
+    name = options.backbone or around.backbone_name()
+    if not name:
+        raise PoolError("the backbone must be known", "no expert of the pool names it", "Pass --backbone.")
+    backbone = load_backbone(name)
+    if config.where == "expert" or backbone.head_modules(backbone.model):
+        must = "a task is embedded without an expert only at the untrained adapter, and without a head"
+        given = f"{config.manner}, on the {backbone.family} {backbone.name!r}"
+        verb = "embed" if task.name in around.experts else "train"
+        fix = f"Run `pituning {verb} {options.task} --pool {options.pool} ...` first."
+        raise PoolError(must, given, fix)
+    around.check_manner(config)
+    few = task if options.shots is None else task.sample(options.shots, config.seed)
     untrained = TrainConfig(epochs=0, init_seed=pool.init_seed)
-    own = train_expert(backbone, few, untrained, name=f"target:{task.name}", like=around.typical(backbone))
+    own = train_expert(
+        backbone,
+        replace(few, validation=()),
+        untrained,
+        name=f"target:{task.name}",
+        like=around.typical(backbone),
+    )
     return own, embed(backbone, own, few, config, progress=progress_wanted(options.json))

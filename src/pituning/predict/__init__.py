@@ -1,4 +1,4 @@
-"""Predict: which tasks are alike, from the Fisher information of their experts."""
+"""Predict: which tasks are alike, from the Fisher information of their examples."""
 
 from pituning.predict.embedding import FisherConfig, TaskEmbedding, embed
 from pituning.predict.fisher import diagonal_fisher

@@ -21,7 +21,7 @@ from pituning.backbones import Backbone
 from pituning.backbones.base import batches_by_length
 from pituning.errors import BackboneError, ConfigError, StaleEmbeddingError
 from pituning.example import first_by_hash
-from pituning.expert import Expert, attach_expert, is_head
+from pituning.expert import Expert, attach_expert, attach_untrained, is_head
 from pituning.predict.fisher import accumulate, batch_squared_fisher
 from pituning.predict.similarity import Setting, similarity
 from pituning.safe_files import parse_json, parse_metadata, parse_tensors, read_file
@@ -82,13 +82,27 @@ class FisherConfig:
         if not 0 <= self.tolerance < 1:
             faults.append(ConfigError("tolerance must lie in [0, 1)", str(self.tolerance), "Try 0.02."))
         ConfigError.collect([*faults, *ConfigError.misnamed(self)])
-        if self.at is None:
-            object.__setattr__(self, "at", "expert" if self.setting == "paper" else "start")
+
+    @property
+    def where(self) -> At:
+        """`at`, or what it is where it was not given."""
+        return self.at or ("expert" if self.setting == "paper" else "start")
+
+    @property
+    def manner(self) -> str:
+        """In words, what two embeddings must share to be compared."""
+        return _manner(self.setting, self.labels, self.where)
 
     @property
     def hash(self) -> str:
         """Of everything that changes the result."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        facts = asdict(self) | {"at": self.where}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _manner(setting: str, labels: str, where: At) -> str:
+    place = "its expert" if where == "expert" else "the untrained adapter"
+    return f"in the setting {setting} with {labels} labels at {place}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +117,8 @@ class TaskEmbedding:
         config: the hash of the FisherConfig.
         source: the fingerprint of the unsampled training data.
         examples: how many were seen.
-        at: where the gradients were taken; see `FisherConfig`.
+        at: where the gradients were taken; see `FisherConfig`. Files from before there was a choice do not
+            tell: it was at the expert.
     """
 
     task: str
@@ -119,9 +134,8 @@ class TaskEmbedding:
 
     @property
     def manner(self) -> str:
-        """How it was made, in words: embeddings of one manner can be compared."""
-        where = "its expert" if self.at == "expert" else "the untrained adapter"
-        return f"in the setting {self.setting} with {self.labels} labels at {where}"
+        """In words, what two embeddings must share to be compared."""
+        return _manner(self.setting, self.labels, self.at)
 
     def check_fresh(
         self, expert: Expert, *, task: Task | None = None, config: FisherConfig | None = None
@@ -227,6 +241,7 @@ def embed(
     task: Task,
     config: FisherConfig | None = None,
     *,
+    init_seed: int = 0,
     progress: bool = False,
 ) -> TaskEmbedding:
     """Fisher information of the task's training examples, at `expert` or at the adapter that it began as.
@@ -240,6 +255,14 @@ def embed(
     1 - `tolerance`, looked at after 64, 128, 256 … examples. In the default setting the result does not
     depend on the batch size.
 
+    Args:
+        backbone: of the expert.
+        expert: its configuration counts, its head, and with `at` "expert" its tensors.
+        task: the expert's.
+        config: see FisherConfig.
+        init_seed: the pool's: of the untrained adapter, where the expert's card does not tell it.
+        progress: show a bar on stderr.
+
     Raises:
         BackboneError: for sampled labels where the task has no candidates to sample from.
         ExpertError: if the expert does not fit the backbone.
@@ -249,7 +272,10 @@ def embed(
         raise BackboneError(
             "labels are sampled among a task's candidates", f"{task.name!r} has none", "Use labels='gold'."
         )
-    model = attach_expert(backbone, expert, untrained=config.at == "start")
+    if config.where == "start":
+        model = attach_untrained(backbone, expert, init_seed)
+    else:
+        model = attach_expert(backbone, expert)
     # PEFT's prompt learning reads its table without calling it in inference mode; heads belong to the task.
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and is_head(name, expert.config):
@@ -268,7 +294,7 @@ def embed(
         setting=config.setting,
         examples=seen,
         labels=config.labels,
-        at=config.at or "start",
+        at=config.where,
     )
 
 
