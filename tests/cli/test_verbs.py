@@ -230,8 +230,14 @@ def test_a_task_under_a_head_is_predicted_from_its_expert(
     folder_of: Callable[[str], Path], world: World, tmp_path: Path
 ) -> None:
     pool, backbone = tmp_path / "pool", folder_of("bert_classifier")
-    trained = call("train", world.task("a"), "--backbone", backbone, "--pool", pool, *SHORT)
-    assert trained.code == 0, trained.err
+    fixed = ("--backbone", backbone, "--pool", pool, *SHORT)
+    assert call("train", world.task("a"), *fixed).code == 0
+    assert call("train", world.task("c"), *fixed, "--shots", 3, "--name", "few").code == 0
+    for shots in ((), ("--shots", 3)):
+        few = call("predict", world.task("c"), "--pool", pool, "--name", "few", *shots, "--json").document
+        assert [neighbor["name"] for neighbor in few["neighbors"]] == ["a"]
+    other = call("predict", world.task("c"), "--pool", pool, "--name", "few", "--shots", 2)
+    assert (other.code, "other --shots were used" in other.err) == (2, True)
     outcome = call("predict", world.task("b"), "--pool", pool)
     assert (outcome.code, outcome.out) == (2, "")
     assert "only at the untrained adapter, and without a head; given: " in outcome.err
@@ -329,6 +335,20 @@ def test_build_makes_the_experts_that_are_not_there(world: World, tmp_path: Path
         assert (outcome.code, outcome.document["built"]) == (0, built)
     assert Pool(pool).verify() == []
     assert all(Pool(pool).has_embedding(name) for name in ("a", "b"))
+
+
+def test_check_tells_the_experts_that_are_embedded_as_no_other_is(world: World, pool: Path) -> None:
+    assert call("check", pool).code == 0
+    assert call("embed", world.task("b"), "--pool", pool, "--at", "expert").code == 0
+    assert call("pool", "verify", pool).code == 0
+    outcome = call("check", pool)
+    assert outcome.code == 2
+    assert "b: embedded in the setting default with gold labels at its expert, most are in the" in outcome.out
+    refused = call("predict", world.task("a"), "--pool", pool, "--json").document["refused"]
+    assert refused.keys() == {"b"}
+    assert refused["b"].startswith(
+        "b was embedded in the setting default with gold labels at its expert, and"
+    )
 
 
 def test_check_finds_what_is_wrong(world: World, pool: Path) -> None:

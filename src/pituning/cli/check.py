@@ -44,7 +44,8 @@ def _inspect(name: str) -> tuple[str, list[str], dict[str, Any]]:
     kind = _kind(path)
     try:
         if kind == "pool":
-            return kind, Pool(path).verify(), {}
+            pool = Pool(path)
+            return kind, pool.verify() or _embedded_otherwise(pool), {}
         if kind == "task":
             task = task_named(name)
             return kind, [str(fault) for fault in task.check()], _understood(task)
@@ -52,6 +53,19 @@ def _inspect(name: str) -> tuple[str, list[str], dict[str, Any]]:
     except PituningError as error:
         return kind, [str(error)], {}
     return kind, [], {}
+
+
+def _embedded_otherwise(pool: Pool) -> list[str]:
+    """The experts that are not embedded as most are, and so are no neighbours where those are."""
+    names: dict[str, list[str]] = {}
+    for name in pool:
+        if pool.has_embedding(name):
+            names.setdefault(pool.embedding(name).manner, []).append(name)
+    most, *others = sorted(names, key=lambda manner: -len(names[manner])) or [""]
+    return [
+        f"{', '.join(names[manner])}: embedded {manner}, most are {most}; run `pituning embed` again"
+        for manner in others
+    ]
 
 
 def _understood(task: Task) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from pituning.backbones import load_backbone
+from pituning.cli.embed import as_trained
 from pituning.cli.options import add_options, read_options
 from pituning.cli.tasks import pool_named, task_named
 from pituning.cli.terminal import progress_wanted, table
@@ -47,8 +48,10 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     neighbors = [{"name": neighbor.name, "similarity": neighbor.similarity} for neighbor in found]
     rows = [(neighbor.name, f"{neighbor.similarity:.4f}") for neighbor in found]
     text = table(f"neighbours of {task.name}", ("expert", "similarity"), rows)
-    lines = [text, *(f"not considered: {reason}" for reason in refused.values())]
-    return {"task": task.name, "neighbors": neighbors, "refused": refused}, "\n".join(lines)
+    made = f"embedded {embedding.manner} from {embedding.examples} examples"
+    lines = [text, made, *(f"not considered: {reason}" for reason in refused.values())]
+    document = {"task": task.name, "neighbors": neighbors, "refused": refused}
+    return document | {"at": embedding.at, "examples": embedding.examples}, "\n".join(lines)
 
 
 def _stored(
@@ -58,12 +61,15 @@ def _stored(
 
     Raises:
         StaleEmbeddingError: if `--name` names one that was not.
+        PoolError: or that was trained with other shots.
     """
     name = options.name or task.name
     known = around.embeddings.get(name)
     chosen = any(entry.name in options for entry in fields(FisherConfig))  # else as the pool has it
     same = known and known.source == task.source and (not chosen or known.config == config.hash)
-    if known and same and options.shots is None:
+    if known and same and (options.shots is None or options.name):
+        if options.shots is not None:
+            as_trained(task, around.experts[name], options.shots)
         return around.experts[name], known
     if options.name:
         must = f"expert {name!r} must have been embedded on the data of {options.task}, with the same options"
@@ -90,7 +96,10 @@ def _embedded(
         must = "a task is embedded without an expert only at the untrained adapter, and without a head"
         given = f"{config.manner}, on the {backbone.family} {backbone.name!r}"
         verb = "embed" if task.name in around.experts else "train"
-        fix = f"Run `pituning {verb} {options.task} --pool {options.pool} ...` first."
+        place = (
+            "" if config.where == "start" else " --at expert" if verb == "embed" else " --fisher-at expert"
+        )
+        fix = f"Run `pituning {verb} {options.task} --pool {options.pool}{place} ...` first."
         raise PoolError(must, given, fix)
     around.check_manner(config)
     few = task if options.shots is None else task.sample(options.shots, config.seed)
