@@ -177,6 +177,7 @@ def tune_all(backbone: Backbone, pool: Pool, task: Task, recipe: Recipe, results
     )
     told = {"neighbors": [n.name for n in result.neighbors], "weights": result.weights, "start": result.start}
     told |= {"kept": result.kept, "lead": result.lead and asdict(result.lead), "seconds": result.seconds}
+    told |= {"at": config.fisher.where}
     write(file, {"task": task.name, "metric": task.metric, "all": found, **told, **provenance()})
     print(task.name, {key: round(value, 3) for key, value in found.items()}, result.kept, flush=True)
 
