@@ -208,9 +208,8 @@ def where_embedded(runs: Sequence[dict[str, Any]]) -> str:
         "start": "at the untrained adapter, as `tune` does",
         "expert": "at their own experts, as `tune` did when these ran",
     }
-    return " or ".join(
-        told[at] for at in sorted({run["config"]["fisher"].get("at", "expert") for run in runs})
-    )
+    here = {run.get("at") or run.get("config", {}).get("fisher", {}).get("at") or "expert" for run in runs}
+    return " or ".join(told[at] for at in sorted(here))
 
 
 def by_embedding(start: Sequence[dict[str, Any]], expert: Sequence[dict[str, Any]]) -> list[str]:
@@ -228,7 +227,7 @@ def by_embedding(start: Sequence[dict[str, Any]], expert: Sequence[dict[str, Any
         "## Where tasks are embedded: at the untrained adapter, or at their own experts",
         "",
         "The same tasks and seeds, tuned with the neighbours that each way finds; the target's own expert is",
-        "the same. *Nearest*: the neighbour that is most alike, with the similarity.",
+        "trained in the same way. *Nearest*: the neighbour that is most alike, with the similarity.",
         "",
         "| task, seed | nearest, untrained | nearest, own expert | π, untrained | π, own expert |",
         "|---|---|---|---|---|",
@@ -360,6 +359,7 @@ def with_all_data(found: Sequence[dict[str, Any]]) -> list[str]:
         *lines,
         f"| **mean** {means}| {mean(gains):+.2f} |",
         "",
+        f"Tasks were embedded {where_embedded(found)}.",
         f"{worse} of {len(gains)} tasks lose more than 0.5 points, the worst {min(gains):+.1f}. The expert "
         f"tuned alone gains {mean(more):+.2f}.",
         "",
