@@ -37,7 +37,7 @@ from pituning.interpolate import tune
 from pituning.mini20 import NAMES, mini_task
 from pituning.mixing import Mixing, PiConfig
 from pituning.pool import Pool
-from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, embed, similarity
+from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
 from pituning.selection import validated
 from pituning.task import Task
 from pituning.train import score, train_expert
@@ -145,9 +145,7 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
 
     def after_short_tuning(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
         mixing = Mixing(backbone, own, everyone, replace(config, k=1))
-        return {
-            other: merit(mixing.tried([Neighbor(other, 0.0)], other, few, progress=False)) for other in others
-        }
+        return {other: merit(mixing.tried([other], other, few, progress=False)) for other in others}
 
     def as_tune_does(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
         """What `tune` mixed with the same examples and experts: the start first, then the others."""

@@ -19,7 +19,7 @@ from pituning.expert import Expert
 from pituning.interpolate import Mixture, TuneConfig, tune
 from pituning.interpolate.compatible import Space
 from pituning.interpolate.weights import Sharing
-from pituning.predict import FisherConfig, Neighbor
+from pituning.predict import FisherConfig
 from pituning.selection import Lead, best_of, gives_way, validated
 from pituning.task import Task
 from pituning.train import TrainConfig
@@ -28,8 +28,7 @@ log = logging.getLogger(__name__)
 
 Start = Literal["best", "uniform"]
 
-# So many times k of the nearest are looked at as they are, on at most so many labelled examples.
-REACH = 6
+# Experts are looked at as they are on at most so many labelled examples.
 GLANCE = 64
 
 # A start of the mixture is tried with a tuning of so many epochs on at most so many examples.
@@ -64,8 +63,8 @@ class PiConfig:
     start: Start = field(
         default="best",
         metadata={
-            "help": "uniform mixes the k nearest and begins with equal weights, as the paper does; best also "
-            "tries almost each of 2k experts in a short tuning, and begins at what validates best"
+            "help": "uniform begins with equal weights, as the paper does; best also tries almost each "
+            "neighbour in a short tuning, and begins at what validates best"
         },
     )
     freeze_experts: bool = field(default=False, metadata={"help": "learn the weights alone"})
@@ -80,14 +79,6 @@ class PiConfig:
     def tuning(self) -> TuneConfig:
         """How a mixture is tuned, with this run's seed."""
         return replace(self.tune, seed=self.seed)
-
-    def tries_starts(self, task: Task) -> bool:
-        """Whether more than equal weights are looked at, which takes validation examples."""
-        return self.start == "best" and bool(task.validation)
-
-    def reach(self, task: Task) -> int:
-        """How many of the nearest are looked at."""
-        return self.k * (REACH if self.tries_starts(task) else 1)
 
     def __post_init__(self) -> None:
         """Collect what is out of range."""
@@ -153,12 +144,6 @@ class Mixing:
         )
         return pair.start_at({self.own.name: 0.0, name: 1.0}).collapse(rank=self.config.rank)
 
-    def neighbors(self, near: Sequence[Neighbor], begin: str) -> list[Neighbor]:
-        """The k nearest; the last gives way to the one to begin at, if that is none of them."""
-        k = self.config.k
-        later = [neighbor for neighbor in near[k:] if neighbor.name == begin]
-        return [*near[: k - len(later)], *later]
-
     def as_they_are(
         self, names: Sequence[str], task: Task, also: Mapping[str, Expert] = MappingProxyType({})
     ) -> dict[str, Evaluation]:
@@ -166,14 +151,8 @@ class Mixing:
         experts = {**also, **{name: self.alone(name) for name in names}}
         return from_first(partial(validated, self.backbone, self.unseen(task), experts))
 
-    def shortlist(self, near: Sequence[Neighbor], task: Task) -> list[str]:
-        """The k nearest, and the k others that do best as they are: few examples embed a task poorly."""
-        k, names = self.config.k, [neighbor.name for neighbor in near]
-        found = self.as_they_are(names[k:], task)
-        return [*names[:k], *sorted(names[k:], key=lambda name: found[name].merit, reverse=True)[:k]]
-
-    def begin(self, near: Sequence[Neighbor], task: Task, *, progress: bool) -> str:
-        """Of equal weights and almost each of a shortlist, where a short tuning validates best.
+    def begin(self, names: Sequence[str], task: Task, *, progress: bool) -> str:
+        """Of equal weights and almost each of the neighbours, where a short tuning validates best.
 
         What an expert answers as it is does not tell: one for another wording of the same question may be
         wrong in all it says, and right after a few steps. But where validation examples are few, it counts,
@@ -181,22 +160,16 @@ class Mixing:
         validation exchanged (twofold cross-validation) and the own expert as it was before it saw either, and
         all three results are taken together.
         """
-        if not near or not self.config.tries_starts(task):
+        if not names or self.config.start == "uniform" or not task.validation:
             return EQUAL
         few, found = _first(task, TRIAL_EXAMPLES), dict[str, Evaluation]()
-        shortlist = self.shortlist(near, task)
-        for begin in (EQUAL, *shortlist):
+        for begin in (EQUAL, *names):
             with suppress(TrainingError):  # a start from which the loss does not stay finite is none
-                found[begin] = self.tried(near, begin, few, progress)
-        return best_of(self._twofold(near, shortlist, found, task, progress) or found)
+                found[begin] = self.tried(names, begin, few, progress)
+        return best_of(self._twofold(names, found, task, progress) or found)
 
     def _twofold(
-        self,
-        near: Sequence[Neighbor],
-        shortlist: Sequence[str],
-        found: Mapping[str, Evaluation],
-        task: Task,
-        progress: bool,
+        self, names: Sequence[str], found: Mapping[str, Evaluation], task: Task, progress: bool
     ) -> dict[str, Evaluation]:
         """The best of the starts found, judged on the training examples, too; empty where those do not."""
         if not (self.new_expert and is_scarce(task)):
@@ -205,14 +178,14 @@ class Mixing:
         blank = replace(self, own=untrained)
         # Under a head, `unseen` has no training examples, so the trained one is no less fair.
         heads = self.backbone.head_modules(self.backbone.model)
-        equal = (self if heads else blank).mixture(shortlist[: self.config.k])
+        equal = (self if heads else blank).mixture(names)
         also = {EQUAL: equal.collapse(rank=self.config.rank)}
-        untuned = self.as_they_are(shortlist, task, also)
+        untuned = self.as_they_are(names, task, also)
         best = sorted(found, key=lambda name: found[name].merit, reverse=True)[: max(2, self.config.k)]
         other, judged = turned(_first(task, TRIAL_EXAMPLES)), dict[str, Evaluation]()
         for begin in dict.fromkeys([*best, *({best_of(untuned)} & found.keys())]):
             with suppress(TrainingError):
-                second = blank.tried(near, begin, other, progress)
+                second = blank.tried(names, begin, other, progress)
                 judged[begin] = pooled([untuned[begin], found[begin], second])
         return judged
 
@@ -253,12 +226,12 @@ class Mixing:
         both = {"mixture": mixture, "expert": self.own}
         return from_first(partial(validated, self.backbone, task, both, written=True))
 
-    def tried(self, near: Sequence[Neighbor], begin: str, task: Task, progress: bool) -> Evaluation:
+    def tried(self, names: Sequence[str], begin: str, task: Task, progress: bool) -> Evaluation:
         """What a short tuning from `begin` validates."""
         log.info("predict: trying %s", f"mostly {begin}" if begin else "equal weights")
         tuning = self.config.tuning
         short = replace(tuning, epochs=min(TRIAL_EPOCHS, tuning.epochs))
-        mixture = self.mixture([n.name for n in self.neighbors(near, begin)], begin)
+        mixture = self.mixture(names, begin)
         best = tune(mixture, task, short, progress=progress).best
         if best is None or self.config.rank:  # a rank cut changes what was validated
             cut = {begin: mixture.collapse(rank=self.config.rank)}

@@ -153,21 +153,18 @@ def pi_tune(
     told = partial(embed, init_seed=pool.init_seed, progress=progress)
     embedding = from_first(partial(told, backbone, learnt, target, config.fisher))
     refused = around.refusals(own, embedding, config.space)
-    near = around.nearest(embedding, config.reach(target), space=config.space, without=refused)
-    if expert and refused and not near:
+    neighbors = around.nearest(embedding, config.k, space=config.space, without=refused)
+    if expert and refused and not neighbors:
         fix = "Mix LoRA experts with `space` delta, or leave this one out."
         must = f"the own expert must be of a kind with the pool's, to be mixed in {config.space} space"
         raise ExpertError(must, next(iter(refused.values())), fix)
-    if len(near) < config.k:
-        log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(near))
+    if len(neighbors) < config.k:
+        log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(neighbors))
     new_expert = None if expert else new  # one that was given is not judged by others in its place
     mixing = Mixing(backbone, own, around.experts, replace(config, train=training), new_expert)
-    choose = partial(mixing.begin, near, target, progress=progress)
-    begin = stage.once(
-        "start", f"{config}{own.digest}{target.fingerprint}{sorted(n.name for n in near)}", choose
-    )
-    neighbors = mixing.neighbors(near, begin)
     names = [neighbor.name for neighbor in neighbors]
+    choose = partial(mixing.begin, names, target, progress=progress)
+    begin = stage.once("start", f"{config}{own.digest}{target.fingerprint}{names}", choose)
 
     # 3. Interpolate: learn the weights and the experts on the target.
     log.info("interpolate: tuning the mixture with %s", ", ".join(names) or "no other")
@@ -183,8 +180,7 @@ def pi_tune(
     best = mixing.best_alone(names, target)
     neighbor = {"neighbor": mixing.alone(best)} if best else {}
     stages = {"expert": own, **neighbor, "init": before, "pi": kept}
-    reach = config.reach(target)
-    alike = around.similarity(own.name, embedding, reach=reach, space=config.space, without=refused)
+    alike = around.similarity(own.name, embedding, reach=config.k, space=config.space, without=refused)
     if task.test:
         log.info("collapse: scoring on %d test examples", len(task.test))
     return PiResult(

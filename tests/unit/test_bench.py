@@ -57,7 +57,7 @@ def test_what_is_of_the_target_in_the_pool_is_never_used(contest: Contest) -> No
     assert {"target", "renamed"} <= set(contest.pool)
     assert {expert.name for expert in contest.others} == {"text0", "text1", "text2"}
     by_similarity = contest.pi.similarity[contest.pi.own.name]
-    assert [expert.name for expert in contest.nearest] == [n.name for n in contest.pi.neighbors]
+    assert [expert.name for expert in contest.neighbors] == [n.name for n in contest.pi.neighbors]
     assert by_similarity[contest.others[0].name] >= by_similarity[contest.others[-1].name]
 
 

@@ -27,7 +27,7 @@ from pituning.interpolate import Mixture, TuneResult, tune
 from pituning.methods import peft_config
 from pituning.mixing import Mixing, is_scarce, turned
 from pituning.neighborhood import Neighborhood, shared_modules
-from pituning.predict import FisherConfig, Neighbor, embed
+from pituning.predict import FisherConfig, embed
 from pituning.selection import Lead, gives_way, validated
 from pituning.task import Task
 from pituning.train import calibrated_losses, evaluate, score, train_expert
@@ -214,19 +214,8 @@ def test_of_starts_that_both_trials_leave_level_the_best_as_it_is_is_taken(
     assert not same_tensors(seen[0], trained.mixture)
 
 
-@pytest.mark.parametrize(
-    ("begin", "expected"), [("n0", "n0 n1"), ("n1", "n0 n1"), ("n3", "n0 n3"), ("", "n0 n1")]
-)
-def test_where_the_mixture_begins_is_one_of_its_neighbours(
-    begin: str, expected: str, backbone: Backbone, pool: Pool
-) -> None:
-    near = [Neighbor(f"n{place}", 0.9 - place / 10) for place in range(4)]
-    mixing = Mixing(backbone, pool.get("text0"), {}, CONFIG)
-    assert [neighbor.name for neighbor in mixing.neighbors(near, begin)] == expected.split()
-
-
 @pytest.mark.parametrize("glance", [2, 20, 99])
-def test_of_those_beyond_the_nearest_the_ones_that_do_best_as_they_are_are_tried(
+def test_as_they_are_experts_are_judged_on_few_examples_that_they_have_not_seen(
     glance: int, backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
@@ -234,14 +223,12 @@ def test_of_those_beyond_the_nearest_the_ones_that_do_best_as_they_are_are_tried
     def found(_: Backbone, task: Task, experts: Mapping[str, Expert]) -> dict[str, Evaluation]:
         seen.append(len(task.validation))
         assert set(task.validation) <= {*target.validation, *target.train}
-        return {name: Evaluation(float(name == "text2")) for name in experts}
+        return {name: Evaluation(0.0) for name in experts}
 
     monkeypatch.setattr(mixing_module, "validated", found)
     monkeypatch.setattr(mixing_module, "GLANCE", glance)
-    experts = {name: pool.get(name) for name in pool}
-    mixing = Mixing(backbone, pool.get("text0").renamed("own"), experts, replace(CONFIG, k=1))
-    near = [Neighbor(name, 0.5) for name in ("text0", "text1", "text2")]
-    assert mixing.shortlist(near, target) == ["text0", "text2"]
+    mixing = Mixing(backbone, pool.get("text0").renamed("own"), {"text1": pool.get("text1")}, CONFIG)
+    assert mixing.as_they_are(["text1"], target).keys() == {"text1"}
     assert seen == [min(glance, len(target.validation) + len(target.train))]
 
 
@@ -260,10 +247,9 @@ def test_starts_are_tried_briefly_and_on_few_examples(
     monkeypatch.setattr(mixing_module, "TRIAL_EXAMPLES", 3)
     monkeypatch.setattr(selection, "SURE", 1e9)
     result = pi_tune(backbone, target, pool, replace(CONFIG, k=1, tune=TuneConfig(epochs=3, batch_size=4)))
-    first, again, whole = seen[:3], seen[3:-2], seen[-2:]
-    assert first == [(3, 3, 2, 0.5), (3, 3, 2, 0.9), (3, 3, 2, 0.9)]
-    assert len(again) == 3  # the two best, and what is best as it is
-    assert set(again) <= {*first}
+    first, again, whole = seen[:2], seen[2:-2], seen[-2:]
+    assert first == [(3, 3, 2, 0.5), (3, 3, 2, 0.9)]
+    assert sorted(again) == first
     assert whole == [(6, 6, 3, 0.9 if result.start else 0.5)] * 2
 
 
@@ -372,20 +358,27 @@ def test_what_embeds_a_task_is_trained_for_it_where_that_counts(
     assert learnt.card.recipe["epochs"] == learnt.card.recipe["best_epoch"] == int(learns)
 
 
-@pytest.mark.parametrize("start", ["best", "uniform"])
-def test_more_than_the_k_nearest_are_tried_but_in_the_papers_way(
+@pytest.mark.parametrize(("start", "tried"), [("best", 3), ("uniform", 0)])
+def test_the_k_nearest_are_tried_and_mixed(
     start: Literal["best", "uniform"],
+    tried: int,
     backbone: Backbone,
     target: Task,
     pool: Pool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nearest, later, _ = pi_tune(backbone, target, pool, replace(CONFIG, k=3, start="uniform")).neighbors
-    monkeypatch.setattr(mixing_module, "validated", only(later.name))
-    trial = lambda _, __, begin, *___: Evaluation(float(begin == later.name), each=(0.0,))  # noqa: E731
+    seen: list[str] = []
+
+    def trial(_: Mixing, __: Any, begin: str, *___: Any) -> Evaluation:
+        seen.append(begin)
+        return Evaluation(0.0, each=(0.0,))
+
+    nearest = pi_tune(backbone, target, pool, replace(CONFIG, k=3, start="uniform")).neighbors[:2]
     monkeypatch.setattr(Mixing, "tried", trial)
-    result = pi_tune(backbone, target, pool, replace(CONFIG, k=1, start=start))
-    assert result.neighbors == [later if start == "best" else nearest]
+    monkeypatch.setattr(mixing_module, "ENOUGH", 0)
+    result = pi_tune(backbone, target, pool, replace(CONFIG, k=2, start=start))
+    assert result.neighbors == nearest
+    assert seen == ["", *(neighbor.name for neighbor in nearest)][:tried]
 
 
 def test_the_loss_is_that_at_the_best_temperature_of_one_and_more() -> None:

@@ -14,7 +14,7 @@ from pituning.errors import ConfigError, PituningError, PoolError
 from pituning.expert import Expert, attach_expert
 from pituning.fit import FitConfig
 from pituning.interpolate import Mixture
-from pituning.mixing import REACH, Mixing, PiConfig
+from pituning.mixing import Mixing, PiConfig
 from pituning.pool import Pool
 from pituning.recipe import PiResult, pi_tune
 from pituning.task import Task
@@ -85,24 +85,18 @@ class Contest:
         return found
 
     @property
-    def nearest(self) -> list[Expert]:
-        """The k most alike."""
-        return self.others[: self.config.k]
-
-    @property
     def reach(self) -> list[Expert]:
-        """The 6k most alike, among which π-Tuning looks."""
-        return self.others[: REACH * self.config.k]
+        """The 6k most alike, among which the method `neighbor` looks."""
+        return self.others[: 6 * self.config.k]
 
     @property
     def neighbors(self) -> list[Expert]:
-        """Those that π-Tuning mixes, some of them found by validation.
+        """The k most alike, which π-Tuning mixes.
 
         Raises:
             PoolError: there is none.
         """
-        names = {neighbor.name for neighbor in self.pi.neighbors}
-        return [expert for expert in self.others if expert.name in names]
+        return self.others[: self.config.k]
 
     @property
     def neighbor_tasks(self) -> list[Task]:

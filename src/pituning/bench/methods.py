@@ -144,7 +144,7 @@ def _weights(contest: Contest) -> Expert:
 
 def _uniform(contest: Contest) -> Expert:
     """As the paper has it: the k nearest, equal weights at the start, and the mixture is always kept."""
-    return _tuned(contest, contest.mixture(contest.nearest, train_experts=True))
+    return _tuned(contest, contest.mixture(contest.neighbors, train_experts=True))
 
 
 def _merged(contest: Contest, combine: Combine) -> Expert:
