@@ -228,9 +228,9 @@ def by_embedding(start: Sequence[dict[str, Any]], expert: Sequence[dict[str, Any
     lines = [
         "## Where tasks are embedded: at the untrained adapter, or at their own experts",
         "",
-        "The same tasks and seeds, tuned with the neighbours that each way finds: the k nearest, and at their",
-        "own experts also those that validation finds beyond. The target's own expert is trained in the same",
-        "way. *Nearest*: the neighbour that is most alike, with the similarity.",
+        "The same tasks and seeds, tuned with the neighbours that each way finds: the k nearest, and at own",
+        "experts also those that validation finds beyond. The target's own expert is trained in one way.",
+        "*Nearest*: the neighbour that is most alike, with the similarity.",
         "",
         "| task, seed | nearest, untrained | nearest, own expert | π, untrained | π, own expert |",
         "|---|---|---|---|---|",
