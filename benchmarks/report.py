@@ -109,8 +109,11 @@ def main() -> None:
     parts += contest(read(RESULTS / "bench"))
     parts += choosing(RESULTS / "transfer", RESULTS / "mini20")
     few = {name: [run for run in every if "scores" in run] for name, every in runs.items()}
-    mini20, unrelated = few.pop("mini20"), few.pop("unrelated")
-    parts += whether({"mini20": mini20, "mini20, related or not, at experts": at_experts + unrelated, **few})
+    related_or_not = {
+        "mini20, related or not": few.pop("mini20") + few.pop("unrelated"),
+        "mini20, related or not, at own experts": at_experts + read(RESULTS / "unrelated-at-expert"),
+    }
+    parts += whether({**related_or_not, **few})
     found = {name: RESULTS / f"{name}.json" for name in ("retrieval", "retrieval_index", "graph")}
     if all(file.exists() for file in found.values()):
         parts += retrieval(**{name: json.loads(file.read_text()) for name, file in found.items()})
@@ -205,12 +208,13 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def where_embedded(runs: Sequence[dict[str, Any]]) -> str:
-    """At what; runs from before there was a choice do not say it."""
+    """At what; runs from before there was a choice have no `at`, and of the default it is null."""
     told = {
         "start": "at the untrained adapter",
         "expert": "at their own experts, and neighbours found beyond the k nearest, too, as `tune` did then",
     }
-    here = {run.get("at") or run.get("config", {}).get("fisher", {}).get("at") or "expert" for run in runs}
+    fishers = (run["config"]["fisher"] if "config" in run else run for run in runs)
+    here = {fisher.get("at", "expert") or "start" for fisher in fishers}
     return " or ".join(told[at] for at in sorted(here))
 
 

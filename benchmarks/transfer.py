@@ -147,15 +147,6 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
         mixing = Mixing(backbone, own, everyone, replace(config, k=1))
         return {other: merit(mixing.tried([other], other, few, progress=False)) for other in others}
 
-    def as_tune_does(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
-        """What `tune` mixed with the same examples and experts: the start first, then the others."""
-        run = json.loads((HERE / "results" / "mini20" / f"{few.name}-seed{config.seed}.json").read_text())
-        alike, chosen = (
-            fisher(FisherConfig())(few, own, others),
-            [neighbor["name"] for neighbor in run["neighbors"]],
-        )
-        return {o: 4.0 * (o == run["start"]) + 2.0 * (o in chosen) + alike[o] for o in others}
-
     return {
         "Fisher at the untrained adapter": fisher(FisherConfig()),
         "Fisher at one expert for all": fisher_at(neither),
@@ -165,7 +156,6 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
         "sentence embedding of the description": described,
         "validation, as it is": as_it_is,
         "validation, after a short tuning": after_short_tuning,
-        "what tune mixes": as_tune_does,
     }
 
 
