@@ -222,7 +222,7 @@ def in_fresh_process(orders: list[dict[str, Any]], room: Path) -> dict[str, floa
 # What has no gradient before training, because the factor beside it is still zero.
 HIDES = dict.fromkeys(("lora", "dora", "rslora"), ".lora_A.") | {
     "vera": "lambda_d",
-    "lokr": "lokr_w1",
+    "lokr": "lokr_w2",
 }
 
 
