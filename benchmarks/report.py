@@ -189,12 +189,11 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
         )
     means = {column: _mean(row[column] for row in rows) for column in COLUMNS}
     rise = [row["pi"] - row["expert"] for row in rows]
-    gain = summary_of_gain(runs)
     return [
         *lines,
         f"| **mean** {_cells(means)} | {mean(rise):+.2f} ± {_spread(rise):.1f} | | |",
         "",
-        f"{gain[0].upper()}{gain[1:]}.",
+        told_gain(runs),
         *untrained(means),
         f"Tasks were embedded {where_embedded(runs)}.",
         "",
@@ -247,18 +246,18 @@ def by_embedding(start: Sequence[dict[str, Any]], expert: Sequence[dict[str, Any
             nearest.append(f"{most['name']} {most['similarity']:.2f}")
             kept.append(f"{run['percent']['pi']:.1f}")
         lines.append(f"| {task}, {seed} | {' | '.join(nearest + kept)} |")
-    everything = summary_of_gain(expert)
     return [
         *lines,
         "",
         f"With those of the untrained adapter, π scores {gap.mean:+.2f} points{_interval(gap)} more; better "
         f"on {gap.better} of {gap.tasks} tasks, worse on {gap.worse}.",
-        f"At their own experts, all {len(expert)} runs: {everything}.",
+        f"All {len(expert)} runs at their own experts:",
+        told_gain(expert),
         "",
     ]
 
 
-def summary_of_gain(runs: Sequence[dict[str, Any]]) -> str:
+def told_gain(runs: Sequence[dict[str, Any]]) -> str:
     """The mean gain of π over the own expert, with its interval."""
     pi, own = (
         {(run["task"], run["config"]["seed"]): run["percent"][column] for run in runs}
@@ -266,8 +265,8 @@ def summary_of_gain(runs: Sequence[dict[str, Any]]) -> str:
     )
     gap = paired_difference(pi, own)
     return (
-        f"mean gain of π over the own expert {gap.mean:+.2f} points{_interval(gap)} (bootstrap over tasks "
-        f"and seeds); positive on {gap.better} of {gap.tasks}, negative on {gap.worse}"
+        f"Mean gain of π over the own expert {gap.mean:+.2f} points{_interval(gap)} (bootstrap over tasks "
+        f"and seeds); positive on {gap.better} of {gap.tasks}, negative on {gap.worse}."
     )
 
 

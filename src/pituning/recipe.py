@@ -150,8 +150,9 @@ def pi_tune(
     log.info("predict: embedding the task, and looking for neighbours")
     learns = config.fisher.where == "expert" or backbone.head_modules(backbone.model)
     learnt = _learnt(own, target, training, new) if learns else own
-    told = partial(embed, init_seed=pool.init_seed, progress=progress)
-    embedding = from_first(partial(told, backbone, learnt, target, config.fisher))
+    embedding = from_first(
+        lambda: embed(backbone, learnt, target, config.fisher, init_seed=pool.init_seed, progress=progress)
+    )
     refused = around.refusals(own, embedding, config.space)
     neighbors = around.nearest(embedding, config.k, space=config.space, without=refused)
     if expert and refused and not neighbors:

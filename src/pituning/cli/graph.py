@@ -11,6 +11,7 @@ from pituning.cli.tasks import pool_named
 from pituning.errors import PoolError
 from pituning.pool import Pool
 from pituning.predict import TaskEmbedding, TaskGraph
+from pituning.predict.sketch import layout
 from pituning.report import Report, write_report
 
 EXAMPLE = "pituning graph --pool pool --out graph.html"
@@ -42,12 +43,11 @@ def draw(pool: Pool, out: Path, commands: Sequence[str] = ()) -> tuple[list[str]
     Raises:
         PituningError: if fewer than two experts are embedded alike, or the page cannot be written.
     """
-    alike: dict[object, dict[str, TaskEmbedding]] = {}
+    alike: dict[bytes, dict[str, TaskEmbedding]] = {}
     for name in pool:
         if pool.has_embedding(name):
             embedding = pool.embedding(name)
-            shapes = frozenset((part, tensor.shape) for part, tensor in embedding.components.items())
-            alike.setdefault((embedding.manner, shapes), {})[name] = embedding
+            alike.setdefault(layout(embedding), {})[name] = embedding
     drawn = max(alike.values(), key=len, default={})
     names = list(drawn)
     if len(names) < 2:

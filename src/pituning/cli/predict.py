@@ -95,10 +95,8 @@ def _embedded(
     if config.where == "expert" or backbone.head_modules(backbone.model):
         must = "a task is embedded without an expert only at the untrained adapter, and without a head"
         given = f"{config.manner}, on the {backbone.family} {backbone.name!r}"
-        verb = "embed" if task.name in around.experts else "train"
-        place = (
-            "" if config.where == "start" else " --at expert" if verb == "embed" else " --fisher-at expert"
-        )
+        verb, option = ("embed", "--at") if task.name in around.experts else ("train", "--fisher-at")
+        place = f" {option} expert" if config.where == "expert" else ""
         fix = f"Run `pituning {verb} {options.task} --pool {options.pool}{place} ...` first."
         raise PoolError(must, given, fix)
     around.check_manner(config)

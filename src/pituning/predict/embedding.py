@@ -57,7 +57,7 @@ class FisherConfig:
     max_examples: int = field(
         default=1024, metadata={"help": "embed at most so many training examples (the first by hash)"}
     )
-    # Half of 1,024 examples and all are 0.95 to 0.99 alike (three tasks of mini20); tasks that differ, 0.6.
+    # At their experts, half of 1,024 examples and all are 0.95 to 0.99 alike (three tasks of mini20).
     tolerance: float = field(
         default=0.02,
         metadata={

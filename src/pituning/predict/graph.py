@@ -49,8 +49,8 @@ class TaskGraph:
                 "every task of a graph has its own name", str(self.names), "Rename the doubles."
             )
         self.embeddings = list(embeddings)
-        for embedding in self.embeddings:
-            _check_manner(embedding, self.embeddings)
+        for first in self.embeddings[:1]:
+            _check_manner(first, self.embeddings)
         self.setting: Setting = setting or (embeddings[0].setting if embeddings else "default")
 
     @cached_property
