@@ -46,9 +46,9 @@ def image_faults(example: Example) -> Iterator[TaskError]:
             yield fault
 
 
-def leaks(train: Sequence[Example], test: Sequence[Example]) -> list[TaskError]:
-    """The test examples whose texts and image a model has seen in training, whatever the answer there."""
-    seen = {example.input_digest for example in train}
-    fault = TaskError("test inputs must not be in the training data", "is in train too", "Remove them there.")
+def leaks(name: str, seen: Sequence[Example], test: Sequence[Example]) -> list[TaskError]:
+    """The test examples whose texts and image the split of this name shows too, whatever the answer there."""
+    inputs = {example.input_digest for example in seen}
+    fault = TaskError("test inputs must be in no other split", f"is in {name} too", "Remove them there.")
     rows = enumerate(test, 1)
-    return faults_by_kind("test", ((row, fault) for row, example in rows if example.input_digest in seen))
+    return faults_by_kind("test", ((row, fault) for row, example in rows if example.input_digest in inputs))

@@ -229,13 +229,13 @@ class Task:
     def doubts(self) -> list[TaskError]:
         """The faults that training can go on with.
 
-        Single rows without text, inputs in both train and test, and training data of one class.
+        Single rows without text, test inputs in train or validation, and training data of one class.
         """
         faults = []
         for split, examples in self._splits().items():
             texts = [column for column in self._columns if self._some_have(column, examples)]
             faults += row_faults(split, examples, partial(_empty, texts, self.modality))
-        faults += leaks(self.train, self.test)
+        faults += leaks("train", self.train, self.test) + leaks("validation", self.validation, self.test)
         classes = {example.label for example in self.train}
         if self._classes and len(classes) == 1:
             given = f"{self.name} with {classes.pop()!r} alone"

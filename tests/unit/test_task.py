@@ -271,12 +271,13 @@ def test_check_names_every_faulty_row():
         modality="image+text",
         train=(Example(image=png(), label="bad"), broken, Example(text_a="x", label="bad")),
         validation=(Example(image=png((0, 0, 1)), label="worse"),),
-        test=(Example(image=png(), label="very_good"),),
+        test=(Example(image=png(), label="very_good"), Example(image=png((0, 0, 1)), label="bad")),
     )
     given_texts = sorted(fault.given for fault in whole.check())
     expected = [
         "mood with 'bad' alone",
         "test row 1: is in train too",
+        "test row 2: is in validation too",
         "train row 2: 40 bytes that cannot be decoded",
         "train row 3: none",
         "validation row 1: label 'worse'",
