@@ -53,6 +53,7 @@ def add_expert(
         PituningError: for whatever the user can mend; see `pituning.errors`.
     """
     name = name or task.name
+    pool.check_name(name)
     workdir = Path(pool.path) / f"{WORK}{name}"
 
     def admitted() -> None:
@@ -201,12 +202,7 @@ def build_pool(
         PoolError: if two tasks of other data have one name, or every expert of the pool was trained on
             another backbone.
     """
-    wanted: dict[str, Task] = {}
-    for task in tasks:
-        first = wanted.setdefault(task.name, task)
-        if first is not task and first.fingerprint != task.fingerprint:
-            fix = "Give one of them another name in its task file."
-            raise PoolError("the tasks of a pool have different names", f"two are called {task.name!r}", fix)
+    wanted = by_name(tasks)
     around = Neighborhood.of(pool)
     missing = [task for name, task in wanted.items() if name not in around.experts]
     for name, task in wanted.items():
@@ -224,6 +220,22 @@ def build_pool(
     if built.faults:
         raise BuildError(built)
     return built
+
+
+def by_name(tasks: Iterable[Task]) -> dict[str, Task]:
+    """Each task once, by its name.
+
+    Raises:
+        PoolError: if two of other data have one name, or a name cannot be a file's.
+    """
+    found: dict[str, Task] = {}
+    for task in tasks:
+        Pool.check_name(task.name)
+        first = found.setdefault(task.name, task)
+        if first is not task and first.fingerprint != task.fingerprint:
+            fix = "Give one of them another name in its task file."
+            raise PoolError("tasks have different names", f"two are called {task.name!r}", fix)
+    return found
 
 
 def _unlike(expert: Expert, task: Task, backbone: Backbone, config: TrainConfig) -> str:

@@ -81,6 +81,7 @@ def read_description(path: Path) -> Description:
         given = f"both in {file.name}"
         faults.append(TaskError("labels and candidates are one setting", given, "Keep one of them."))
     texts = {key: _optional_text(content, key, faults) for key in ("modality", "kind", "metric", "prompt")}
+    name = _optional_text(content, "name", faults)
     dataset = {key: _optional_text(content, key, faults) for key in dataset_keys}
     labels = _labels(content, file, faults)
     decoding = _decoding(content, faults)
@@ -95,7 +96,7 @@ def read_description(path: Path) -> Description:
     TaskError.collect(faults)
     return Description(
         folder=file.parent,
-        name=_optional_text(content, "name", faults) or dataset.get("dataset") or file.resolve().parent.name,
+        name=name or dataset.get("dataset") or file.resolve().parent.name,
         labels=labels,
         columns=columns,
         splits={SPLITS[key]: file.parent / value for key, value in named.items()},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class PituningError(ValueError):
@@ -75,9 +76,17 @@ class ConfigError(PituningError):
     @classmethod
     def misnamed(cls, config: object) -> list[ConfigError]:
         """A fault for each field of a dataclass whose value is none of its `Literal`."""
-        kinds = {n: kind for n, kind in get_type_hints(type(config)).items() if get_origin(kind) is Literal}
+        kinds = {name: _literals(kind) for name, kind in get_type_hints(type(config)).items()}
         return [
-            cls(f"{name} is one of {', '.join(get_args(kind))}", repr(value), "Name one of them.")
-            for name, kind in kinds.items()
-            if (value := getattr(config, name)) not in get_args(kind)
+            cls(f"{name} is one of {', '.join(filter(None, allowed))}", repr(value), "Name one of them.")
+            for name, allowed in kinds.items()
+            if allowed and (value := getattr(config, name)) not in allowed
         ]
+
+
+def _literals(kind: Any) -> tuple[str | None, ...]:
+    """The values of a `Literal`, and None where the type is one or None; else none."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    parts = [_literals(part) for part in get_args(kind) if part is not NoneType]
+    return (*parts[0], None) if NoneType in get_args(kind) and parts[0] else ()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import MappingProxyType
 from typing import Literal
 
 from pituning.backbones import Backbone
@@ -144,14 +143,16 @@ class Mixing:
         )
         return pair.start_at({self.own.name: 0.0, name: 1.0}).collapse(rank=self.config.rank)
 
-    def as_they_are(
-        self, names: Sequence[str], task: Task, also: Mapping[str, Expert] = MappingProxyType({})
-    ) -> dict[str, Evaluation]:
-        """How experts of the pool, and others, do untuned, on labelled examples that they have not seen."""
-        experts = {**also, **{name: self.alone(name) for name in names}}
+    def as_they_are(self, names: Sequence[str], task: Task) -> dict[str, Evaluation]:
+        """How experts of the pool do untuned, on labelled examples that they have not seen."""
+        return self._glanced({name: self.alone(name) for name in names}, task)
+
+    def _glanced(self, experts: Mapping[str, Expert], task: Task) -> dict[str, Evaluation]:
         return from_first(partial(validated, self.backbone, self.unseen(task), experts))
 
-    def begin(self, names: Sequence[str], task: Task, *, progress: bool) -> str:
+    def begin(
+        self, names: Sequence[str], task: Task, untuned: Mapping[str, Evaluation], *, progress: bool
+    ) -> str:
         """Of equal weights and almost each of the neighbours, where a short tuning validates best.
 
         What an expert answers as it is does not tell: one for another wording of the same question may be
@@ -159,6 +160,12 @@ class Mixing:
         too: the best (k, and two at least) and what is best as it is are then tried again with training and
         validation exchanged (twofold cross-validation) and the own expert as it was before it saw either, and
         all three results are taken together.
+
+        Args:
+            names: of the neighbours.
+            task: with the shots.
+            untuned: the neighbours `as_they_are`.
+            progress: show bars on stderr.
         """
         if not names or self.config.start == "uniform" or not task.validation:
             return EQUAL
@@ -166,10 +173,15 @@ class Mixing:
         for begin in (EQUAL, *names):
             with suppress(TrainingError):  # a start from which the loss does not stay finite is none
                 found[begin] = self.tried(names, begin, few, progress)
-        return best_of(self._twofold(names, found, task, progress) or found)
+        return best_of(self._twofold(names, found, untuned, task, progress) or found)
 
     def _twofold(
-        self, names: Sequence[str], found: Mapping[str, Evaluation], task: Task, progress: bool
+        self,
+        names: Sequence[str],
+        found: Mapping[str, Evaluation],
+        untuned: Mapping[str, Evaluation],
+        task: Task,
+        progress: bool,
     ) -> dict[str, Evaluation]:
         """The best of the starts found, judged on the training examples, too; empty where those do not."""
         if not (self.new_expert and is_scarce(task)):
@@ -179,8 +191,8 @@ class Mixing:
         # Under a head, `unseen` has no training examples, so the trained one is no less fair.
         heads = self.backbone.head_modules(self.backbone.model)
         equal = (self if heads else blank).mixture(names)
-        also = {EQUAL: equal.collapse(rank=self.config.rank)}
-        untuned = self.as_they_are(names, task, also)
+        mean = {EQUAL: equal.collapse(rank=self.config.rank)}
+        untuned = {**self._glanced(mean, task), **untuned}
         best = sorted(found, key=lambda name: found[name].merit, reverse=True)[: max(2, self.config.k)]
         other, judged = turned(_first(task, TRIAL_EXAMPLES)), dict[str, Evaluation]()
         for begin in dict.fromkeys([*best, *({best_of(untuned)} & found.keys())]):
@@ -216,10 +228,6 @@ class Mixing:
         kept: Literal["mixture", "expert"]
         kept = "expert" if gives_way(lead, **found, writes=task.writes) else "mixture"
         return Verdict(kept, found, lead)
-
-    def best_alone(self, names: Sequence[str], task: Task) -> str:
-        """The neighbour that is best as it is; the nearest without validation, "" without neighbours."""
-        return best_of(self.as_they_are(names, task)) or "".join(names[:1])
 
     def _judged(self, mixture: Expert, task: Task) -> dict[str, Evaluation]:
         """The mixture and the target's own on the validation examples; empty where there are none."""

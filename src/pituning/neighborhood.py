@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, islice
 from typing import TypeVar, final
 
@@ -105,10 +106,11 @@ class Neighborhood:
         if len(names) > exact:
             index = pool.sketches()
             digests = index.embedded()
-            embeddings = Read(digests, lambda name: pool.embedding(name, digests[name].hex()))
-            return cls(Read({*names}, pool.get), embeddings, index, pool)
-        embedded = [name for name in names if pool.has_embedding(name)]
-        return cls({name: pool.get(name) for name in names}, {n: pool.embedding(n) for n in embedded})
+            read = Read(digests, lambda name: pool.embedding(name, digests[name].hex()))
+            return cls(Read({*names}, pool.get), read, index, pool)
+        found = {name: pool.read(name) for name in names}
+        embeddings = {name: embedding for name, (_, embedding) in found.items() if embedding}
+        return cls({name: expert for name, (expert, _) in found.items()}, embeddings)
 
     def typical(self, backbone: Foundation) -> Expert | None:
         """An expert of the initialisation that most share, among those of this backbone; None of no expert.
@@ -130,23 +132,33 @@ class Neighborhood:
         return max(known, key=lambda expert: counts[expert.card.initialisation], default=None)
 
     def backbone_name(self) -> str:
-        """What the first card that tells it says; "" where none does."""
-        return next((name for one in self._starts() if (name := self.experts[one].card.backbone_name)), "")
+        """What most cards say; "" where none tells."""
+        names = Counter(self.experts[name].card.backbone_name for name in self._starts())
+        return next((name for name, _ in names.most_common() if name), "")
 
     def check_manner(self, config: FisherConfig) -> None:
         """Find out before anything is trained whether what is embedded so can be compared with any expert.
 
-        Of a big pool, `nearest` finds it out.
-
         Raises:
             PoolError: if there are embeddings, but none that was made so.
         """
-        found = set() if self.index else {embedding.manner for embedding in self.embeddings.values()}
-        if found and config.manner not in found:
+        found = {embedding.manner for embedding in self._embedded_starts()}
+        if found and not self.compares(config):
             must = "the target and the experts of the pool must be embedded in one way"
             given = f"the target {config.manner}, the experts {' or '.join(sorted(found))}"
             fix = "Give the options that the pool was embedded with, or run `pituning embed` on its experts."
             raise PoolError(must, given, fix)
+
+    def compares(self, config: FisherConfig) -> bool:
+        """Whether an expert's embedding was made so."""
+        found = self._embedded_starts()
+        if not self.index:
+            return any(embedding.manner == config.manner for embedding in found)
+        made = partial(replace, setting=config.setting, labels=config.labels, at=config.where)
+        return any(self.index.holds(made(embedding)) for embedding in found)
+
+    def _embedded_starts(self) -> list[TaskEmbedding]:
+        return [self.embeddings[name] for name in self._starts() if name in self.embeddings]
 
     def _starts(self) -> list[str]:
         """All experts; in a big pool one of each kind, for those of one start are alike."""
@@ -155,7 +167,7 @@ class Neighborhood:
     def refusals(self, own: Expert, embedding: TaskEmbedding, space: Space) -> dict[str, str]:
         """Experts that cannot be a neighbour -> the reason; in a big pool, see `Refused`."""
         if self.index:
-            return Refused(lambda name: self._reason(name, own, embedding, space, self.index))
+            return Refused(lambda name: self._reason(name, own, embedding, space))
         reasons = {name: self._reason(name, own, embedding, space) for name in self.experts}
         return {name: reason for name, reason in reasons.items() if reason}
 
@@ -177,37 +189,34 @@ class Neighborhood:
         return sorted(found, key=lambda neighbor: (-neighbor.similarity, neighbor.name))[:k]
 
     def similarity(
-        self, name: str, embedding: TaskEmbedding, *, reach: int, space: Space, without: Mapping[str, str]
+        self, name: str, embedding: TaskEmbedding, *, k: int, space: Space, without: Mapping[str, str]
     ) -> dict[str, dict[str, float]]:
         """All pairs of an embedded task, called `name`, and the experts that `nearest` chooses from.
 
         In delta space, two experts that adapt no module in common have the similarity 0. In a big pool, of
-        the nearest alone: `DRAWN`, or `reach` if that is more.
+        the nearest alone: `DRAWN`, or `k` if that is more.
         """
         if self.index:
-            count = max(DRAWN, reach)
-            shown = [n.name for n in self.nearest(embedding, count, space=space, without=without)]
+            nearest = self.nearest(embedding, max(DRAWN, k), space=space, without=without)
+            shown = [neighbor.name for neighbor in nearest]
         else:
             shown = [n for n in self.embeddings if n not in without]
         points = {name: embedding, **{n: self.embeddings[n] for n in shown}}
         if space == "parameters":
             rows = TaskGraph(list(points.values()), names=list(points)).similarity.tolist()
             return {n: dict(zip(points, row, strict=True)) for n, row in zip(points, rows, strict=True)}
+        summed = {n: _over_inputs_and_outputs(point.components) for n, point in points.items()}
         found = {n: {n: 1.0} for n in points}
         for one, two in combinations(points, 2):
-            mine, theirs = (shared.components for shared in shared_modules(points[one], points[two]))
+            mine, theirs = _shared(summed[one], summed[two])
             alike = similarity(mine, theirs, setting=embedding.setting) if mine else 0.0
             found[one][two] = found[two][one] = alike
         return found
 
-    def others(self, alike: Mapping[str, float], own: Expert) -> list[Expert]:
-        """The experts named in `alike` that are of another task and other data than `own`, highest first."""
-        names = sorted(alike.keys() - {own.name}, key=lambda name: (-alike[name], name))
-        cards = {name: self.experts[name].card for name in names}
-        here = own.card
-        return [
-            self.experts[n] for n in names if here.task != cards[n].task and here.source != cards[n].source
-        ]
+    def others(self, alike: Mapping[str, float], embedding: TaskEmbedding) -> list[Expert]:
+        """The experts named in `alike` that are of another task than the one embedded, highest first."""
+        names = sorted(alike.keys() & self.embeddings.keys(), key=lambda name: (-alike[name], name))
+        return [self.experts[name] for name in names if self.embeddings[name].differs(embedding)]
 
     def _nearest_by_sketch(
         self, embedding: TaskEmbedding, k: int, without: Mapping[str, str]
@@ -241,19 +250,11 @@ class Neighborhood:
 
     def _may_help(self, name: str, embedding: TaskEmbedding, without: Mapping[str, str]) -> bool:
         """Whether an expert is of another task, and not refused."""
-        other = self.embeddings[name]
-        return other.task != embedding.task and other.source != embedding.source and name not in without
+        return self.embeddings[name].differs(embedding) and name not in without
 
-    def _reason(
-        self,
-        name: str,
-        own: Expert,
-        embedding: TaskEmbedding,
-        space: Space,
-        index: SketchIndex | None = None,
-    ) -> str:
+    def _reason(self, name: str, own: Expert, embedding: TaskEmbedding, space: Space) -> str:
         # What stands in the way in parameter space is the same for all of one start.
-        alike = index is not None and space == "parameters" and index.starts_like(name, own)
+        alike = self.index and space == "parameters" and self.index.starts_like(name, own)
         reason = obstacle(own if alike else self.experts[name], own, space)
         if reason:
             return reason
@@ -261,7 +262,7 @@ class Neighborhood:
             return f"{name} has no embedding; run `pituning embed`"
         other = self.embeddings[name]
         if other.manner != embedding.manner:
-            return f"{name} was embedded {other.manner}, and not {embedding.manner}"
+            return f"{name} was embedded {other.manner}, and not {embedding.manner}; see `pituning embed`"
         if space == "delta" and not shared_modules(embedding, other)[0].components:
             return f"{name} adapts none of the modules that the target's expert adapts"
         if self.experts[name].untrained:
@@ -290,12 +291,14 @@ def shared_modules(a: TaskEmbedding, b: TaskEmbedding) -> tuple[TaskEmbedding, T
 
     The sums have one number an input (A) or output (B) of a module, whatever the experts' ranks.
     """
-    one, two = _over_inputs_and_outputs(a.components), _over_inputs_and_outputs(b.components)
-    both = [name for name in one if name in two and one[name].shape == two[name].shape]
-    return (
-        replace(a, components={name: one[name] for name in both}),
-        replace(b, components={name: two[name] for name in both}),
-    )
+    one, two = _shared(*(_over_inputs_and_outputs(embedding.components) for embedding in (a, b)))
+    return replace(a, components=one), replace(b, components=two)
+
+
+def _shared(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Those of one name and shape."""
+    both = [name for name in a if name in b and a[name].shape == b[name].shape]
+    return {name: a[name] for name in both}, {name: b[name] for name in both}
 
 
 def _over_inputs_and_outputs(components: Mapping[str, Tensor]) -> dict[str, Tensor]:

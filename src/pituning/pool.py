@@ -73,6 +73,17 @@ class Pool:
         """
         return self._shelf.expert(name, self._shelf.read(name))
 
+    def read(self, name: str) -> tuple[Expert, TaskEmbedding | None]:
+        """An expert, and its embedding if there is one: both of one look at the files.
+
+        Raises:
+            PoolError: as `get`.
+            StaleEmbeddingError: if the expert has changed since it was embedded.
+        """
+        files = self._shelf.read(name)
+        expert = self._shelf.expert(name, files)
+        return expert, self._shelf.embedding(expert, files)
+
     def hashes(self, name: str) -> dict[str, str]:
         """File name -> SHA-256 of an expert, as the manifest says.
 
@@ -107,8 +118,7 @@ class Pool:
         if digest:
             path = self.path / name / EMBEDDING
             return TaskEmbedding.from_bytes(self.embedding_file(name, digest), path)
-        files = self._shelf.read(name)
-        embedding = self._shelf.embedding(self._shelf.expert(name, files), files)
+        _, embedding = self.read(name)
         if embedding is None:
             raise StaleEmbeddingError(
                 "an expert is embedded before it is compared", f"{name!r} is not", "Run `pituning embed`."

@@ -20,13 +20,13 @@ from pituning.errors import ExpertError
 from pituning.evaluation import Evaluation
 from pituning.expert import Expert, adopt
 from pituning.interpolate import tune
-from pituning.interpolate.compatible import Space
+from pituning.interpolate.compatible import Space, obstacle
 from pituning.metrics import METRICS
 from pituning.mixing import Mixing, PiConfig
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
 from pituning.predict import Neighbor, embed
-from pituning.selection import Lead, tested
+from pituning.selection import Lead, best_of, tested
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
 
@@ -91,12 +91,16 @@ class PiResult:
     seconds: float
 
     @property
+    def decided_by_score(self) -> bool:
+        """Whether the own expert is kept for its score alone, of free text."""
+        return self.kept == "expert" and self.lead is not None and not self.lead.behind
+
+    @property
     def decided_by(self) -> str:
         """The IoU where boxes are drawn, else the loss; or the metric, of free text whose score is lower."""
         if METRICS[self.metric].gold == "box":
             return "mean_iou"
-        lower = self.kept == "expert" and self.lead is not None and not self.lead.behind
-        return self.metric if lower else "loss"
+        return self.metric if self.decided_by_score else "loss"
 
     @property
     def deciding(self) -> dict[str, float]:
@@ -155,16 +159,20 @@ def pi_tune(
     )
     refused = around.refusals(own, embedding, config.space)
     neighbors = around.nearest(embedding, config.k, space=config.space, without=refused)
-    if expert and refused and not neighbors:
-        fix = "Mix LoRA experts with `space` delta, or leave this one out."
-        must = f"the own expert must be of a kind with the pool's, to be mixed in {config.space} space"
-        raise ExpertError(must, next(iter(refused.values())), fix)
+    if expert and not neighbors:
+        reasons = [obstacle(around.experts[name], own, config.space) for name in refused]
+        if any(reasons):
+            fix = "Mix LoRA experts with `space` delta, or leave this one out."
+            must = f"the own expert must be of a kind with the pool's, to be mixed in {config.space} space"
+            raise ExpertError(must, next(filter(None, reasons)), fix)
     if len(neighbors) < config.k:
         log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(neighbors))
     new_expert = None if expert else new  # one that was given is not judged by others in its place
     mixing = Mixing(backbone, own, around.experts, replace(config, train=training), new_expert)
     names = [neighbor.name for neighbor in neighbors]
-    choose = partial(mixing.begin, names, target, progress=progress)
+    untuned = mixing.as_they_are(names, target)
+    best = best_of(untuned) or "".join(names[:1])
+    choose = partial(mixing.begin, names, target, untuned, progress=progress)
     begin = stage.once("start", f"{config}{own.digest}{target.fingerprint}{names}", choose)
 
     # 3. Interpolate: learn the weights and the experts on the target.
@@ -178,10 +186,9 @@ def pi_tune(
     after = mixture.collapse(rank=config.rank)
     verdict = mixing.verdict(after, names, begin, target, progress=progress)
     kept = after if verdict.kept == "mixture" else own
-    best = mixing.best_alone(names, target)
     neighbor = {"neighbor": mixing.alone(best)} if best else {}
     stages = {"expert": own, **neighbor, "init": before, "pi": kept}
-    alike = around.similarity(own.name, embedding, reach=config.k, space=config.space, without=refused)
+    alike = around.similarity(own.name, embedding, k=config.k, space=config.space, without=refused)
     if task.test:
         log.info("collapse: scoring on %d test examples", len(task.test))
     return PiResult(
@@ -195,7 +202,7 @@ def pi_tune(
         best_epoch=tuned.best_epoch,
         neighbors=neighbors,
         similarity=alike,
-        others=around.others(alike[own.name], own),
+        others=around.others(alike[own.name], embedding),
         space=config.space,
         refused=refused,
         start=begin,

@@ -46,7 +46,7 @@ class Shelf:
             raise PoolError(
                 f"expert {name!r} must be as it was added",
                 "; ".join(faults),
-                "Remove it and add it again, or run `pituning pool verify POOL --repair`.",
+                f"Remove it and add it again, or run `pituning pool verify {self.path} --repair`.",
             )
         return files
 

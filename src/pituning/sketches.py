@@ -24,7 +24,7 @@ from pituning.predict.embedding import TaskEmbedding
 from pituning.predict.sketch import SIZE, Sketches, layout, sketch
 from pituning.safe_files import read_file
 
-MAGIC = b"pituning sketch4"
+MAGIC = b"pituning sketch5"
 
 RECORD = np.dtype(
     [
@@ -81,6 +81,10 @@ class SketchIndex:
         row = self._rows.get(name)
         known = row is not None and expert.card.initialisation != UNKNOWN
         return known and self._records["start"][row].tobytes() == start_key(expert)
+
+    def holds(self, embedding: TaskEmbedding) -> bool:
+        """Whether an expert has an embedding of the same components, made in the same manner."""
+        return bool((self._records["layout"] == np.void(layout(embedding))).any())
 
     def nearest(self, embedding: TaskEmbedding, most: int) -> list[Candidate]:
         """The experts whose sketches are nearest to that of an embedding, nearest first."""

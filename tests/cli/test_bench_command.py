@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,23 @@ def test_all_runs_are_compared_with_the_targets_own_expert(world: World, tmp_pat
             gaps = [a - b for a, b in zip(scores[method], scores["expert"], strict=True)]
             assert found["difference"]["mean"] == pytest.approx(sum(gaps) / 2)
             assert found["difference"]["low"] is None  # of one task
+
+
+def test_two_tasks_of_one_name_are_refused(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.task("b"), tmp_path / "b")
+    file = tmp_path / "b" / "train.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    fixed = ("bench", world.task("b"), tmp_path / "b", "--backbone", world.backbone, "--pool", world.pool)
+    outcome = call(*fixed, "--out", tmp_path / "out", "--methods", "base")
+    assert outcome.code == 2
+    assert "tasks have different names; given: two are called 'b'" in outcome.err
+
+
+def test_joint_training_is_refused_at_once_without_data(world: World, tmp_path: Path) -> None:
+    fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool)
+    outcome = call(*fixed, "--out", tmp_path / "out", "--methods", "base", "joint")
+    assert (outcome.code, (tmp_path / "out").exists()) == (2, False)
+    assert "joint trains on the neighbours' data, too; given: no --data" in outcome.err
 
 
 def test_what_is_there_is_not_done_again(world: World, tmp_path: Path) -> None:
@@ -115,7 +133,7 @@ def test_what_needs_the_neighbours_data_takes_what_it_is_given(
 ) -> None:
     fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
     fixed += ("--out", tmp_path, "--seed", 0, "--json", "--methods", "expert", method)
-    refused = call(*fixed).document["methods"][method]["refused"]
+    refused = call(*fixed, "--data", world.task("a")).document["methods"][method]["refused"]
     assert "this method needs the data that the neighbours were trained on" in refused[0]
     document = call(*fixed, "--data", *(world.task(name) for name in "abc")).document
     assert document["methods"][method]["runs"] == 1

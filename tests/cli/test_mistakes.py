@@ -373,31 +373,35 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     ),
     "task without an expert, embedded at its expert": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--at", "expert"),
-        ("without an expert only at the untrained adapter", "at its expert", "pituning train"),
+        ("at the untrained adapter of a model", "at its expert", "--pool", "--fisher-at expert ...` first"),
     ),
     "an expert that is embedded otherwise": (
         lambda w, t: ("predict", w.task("a"), "--pool", w.pool, "--setting", "paper"),
-        ("without an expert only at the untrained adapter", "setting paper", "pituning embed"),
+        ("at the untrained adapter of a model", "embedded in another way", "--setting paper`"),
     ),
     "labels that no expert of the pool was embedded with": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--labels", "sampled"),
-        ("must be embedded in one way", "the target in the setting default with sampled", "pituning embed"),
+        (
+            "must be embedded in one way",
+            "the target at the untrained adapter with sampled labels, the experts at the untrained adapter.",
+            "pituning embed",
+        ),
     ),
     "a pool that was embedded otherwise": (
         lambda w, t: tuning(w, t / "out", "--fisher-at", "expert"),
         (
             "must be embedded in one way",
-            "the target in the setting default with gold labels at its",
+            "the target at its expert, the experts at the untrained adapter",
             "options",
         ),
     ),
     "an own expert that is not there": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--name", "mine"),
-        ("'mine' must have been embedded", "no embedding of it", "leave --name out"),
+        ("'mine'", "a, b, c"),
     ),
     "an own expert of other data": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--name", "a"),
-        ("'a' must have been embedded on the data of", "it was not", "leave --name out"),
+        ("'a' must have been embedded on the data of", "it was not, or", "leave --name out"),
     ),
     "no shots to predict from": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--shots", 0),

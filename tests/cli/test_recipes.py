@@ -82,7 +82,7 @@ def test_a_recipe_stands_where_the_command_line_says_nothing(tmp_path: Path) -> 
         ("train: {batch_size: 2.5}\n", "batch_size of train must be int"),
         ("train: {precision: bf16}\n", "must be 'float32' or 'bfloat16'"),
         ("mix: {k: two}\n", "k of mix must be int"),
-        ("train: 3\n", "a recipe maps model, train, mix, tune to settings"),
+        ("train: 3\n", "a recipe maps model, train, mix, tune to settings; given: `train: 3` in"),
         ("train: {epochs: [\n", "a recipe must be YAML"),
         ("- 1\n", "a recipe maps"),
     ],

@@ -238,9 +238,14 @@ def test_a_task_under_a_head_is_predicted_from_its_expert(
         assert [neighbor["name"] for neighbor in few["neighbors"]] == ["a"]
     other = call("predict", world.task("c"), "--pool", pool, "--name", "few", "--shots", 2)
     assert (other.code, "other --shots were used" in other.err) == (2, True)
+    assert call("train", world.task("c"), *fixed, "--shots", 3).code == 0
+    found = call("predict", world.task("c"), "--pool", pool, "--shots", 3, "--json").document
+    assert [neighbor["name"] for neighbor in found["neighbors"]] == ["a"]
+    other = call("predict", world.task("c"), "--pool", pool, "--shots", 2)
+    assert (other.code, "trained with other shots" in other.err) == (2, True)
     outcome = call("predict", world.task("b"), "--pool", pool)
     assert (outcome.code, outcome.out) == (2, "")
-    assert "only at the untrained adapter, and without a head; given: " in outcome.err
+    assert "on which each task has a head of its own" in outcome.err
     assert "Run `pituning train" in outcome.err
 
 
@@ -343,12 +348,14 @@ def test_check_tells_the_experts_that_are_embedded_as_no_other_is(world: World, 
     assert call("pool", "verify", pool).code == 0
     outcome = call("check", pool)
     assert outcome.code == 2
-    assert "b: embedded in the setting default with gold labels at its expert, most are in the" in outcome.out
+    assert "b: embedded at its expert, and so not compared with others, which are at the un" in outcome.out
+    found = call("predict", world.task("b"), "--pool", pool, "--json").document
+    assert (found["at"], len(found["neighbors"]), found["refused"]) == ("start", 2, {})
+    found = call("predict", world.task("b"), "--pool", pool, "--at", "expert")
+    assert "no neighbour of b" in found.out
     refused = call("predict", world.task("a"), "--pool", pool, "--json").document["refused"]
     assert refused.keys() == {"b"}
-    assert refused["b"].startswith(
-        "b was embedded in the setting default with gold labels at its expert, and"
-    )
+    assert refused["b"].startswith("b was embedded at its expert, and not at the untrained adapter; see")
 
 
 def test_check_finds_what_is_wrong(world: World, pool: Path) -> None:
@@ -440,7 +447,7 @@ def test_the_carried_pool_has_a_name(world: World, tmp_path: Path, monkeypatch: 
     assert document["neighbors"][0]["name"] in ("mnli", "mrpc")
     shutil.copytree(world.pool, tmp_path / "mini20")
     outcome = call("predict", "mini20/rte", "--pool", "mini20", "--name", "rte")
-    told = "mini20 has no embedding of it" in outcome.err
+    told = "mini20 holds: a, b, c" in outcome.err
     assert (outcome.code, told) == (2, True), "a folder of that name is meant"
 
 

@@ -63,7 +63,7 @@ def test_what_is_of_the_target_in_the_pool_is_never_used(contest: Contest) -> No
 
 @pytest.mark.parametrize("name", ["pi", "average", "average-all", "weights", "uniform", "neighbor"])
 def test_in_delta_space_all_are_cut_to_the_rank_that_is_asked_for(name: str, contest: Contest) -> None:
-    if contest.pi.own.method != "lora":
+    if contest.pi.own.method != "LORA":
         pytest.skip("delta space is of LoRA")
     config = replace(contest.config, space="delta", rank=2)
     made = METHODS[name].make(replace(contest, config=config))
@@ -134,6 +134,32 @@ def test_joint_training_gives_each_task_its_own_words_and_as_many_examples(
         mine = contest.few if name == "target" else contest.sources[name]
         assert example in mine.train
     assert counts["target"] >= max(counts.values()) - 4  # a batch may begin another pass
+
+
+def test_joint_training_takes_the_data_of_two_neighbours_of_one_task_once(
+    backbone_of: Callable[[str], Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contest = made_contest(backbone_of("t5"), tmp_path / "pool", "adapter")
+    for name in ("text1", "text2"):
+        contest.pool.remove(name)
+    again = contest.pool.get("text0").renamed("again")
+    contest.pool.add(again, embed(contest.backbone, again, contest.sources["text0"]))
+    sizes: list[tuple[int, int]] = []
+    fit = joint_module.fit
+
+    def spy(module: Any, groups: Any, nll: Any, validate: Any, examples: Any, config: Any) -> Any:
+        def told(batch: Sequence[Example]) -> torch.Tensor:
+            losses: torch.Tensor = nll(batch)
+            sizes.append((len(losses), len(batch)))
+            return losses
+
+        return fit(module, groups, told, validate, examples, config)
+
+    monkeypatch.setattr(joint_module, "fit", spy)
+    assert [expert.name for expert in contest.neighbors] == ["again", "text0"]
+    METHODS["joint"].make(contest)
+    assert sizes
+    assert all(losses == batch for losses, batch in sizes)
 
 
 def test_joint_training_needs_the_neighbours_data(contest: Contest) -> None:

@@ -205,6 +205,7 @@ ROWS = '{"text_a": "x", "label": "a"}\n{"text_a": "y", "label": "b"}\n'
         ({"task_yaml": "kind: grouding"}, "Did you mean 'grounding'"),
         ({"task_yaml": "modality: video"}, "modality must be one of"),
         ({"task_yaml": "metric: 3"}, "metric must be text"),
+        ({"task_yaml": "name: 1.5"}, "name must be text"),
         ({"task_yaml": "labels: [yes, no]"}, r"labels must be a list of texts.*True.*quotes"),
         ({"task_yaml": "labels: a"}, "labels must be a list"),
         ({"task_yaml": "labels: [a, b, a]"}, "labels must differ"),

@@ -19,7 +19,7 @@ from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune, selection
 from pituning import mixing as mixing_module
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
-from pituning.card import ExpertCard
+from pituning.card import UNKNOWN, ExpertCard
 from pituning.errors import ExpertError, PoolError, StaleEmbeddingError, TrainingError
 from pituning.evaluation import Evaluation
 from pituning.expert import Expert, attach_expert
@@ -630,8 +630,33 @@ def test_a_pool_that_is_embedded_in_another_way_is_told_before_anything_is_train
     backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recipe_module, "train_expert", lambda *_, **__: pytest.fail("must not train"))
-    with pytest.raises(PoolError, match=r"the target .* at its expert, the experts .* at the untrained"):
+    with pytest.raises(PoolError, match=r"the target at its expert, the experts at the untrained"):
         pi_tune(backbone, target, pool, replace(CONFIG, fisher=FisherConfig(at="expert")))
+
+
+def test_an_expert_that_was_embedded_on_the_targets_data_is_no_other(
+    backbone: Backbone, target: Task, tmp_path: Path
+) -> None:
+    """As of an adapter from elsewhere, whose card does not say what it was trained on."""
+    pool = Pool.create(tmp_path / "pool")
+    add(pool, backbone, text_task(0, train=9))
+    expert = train_expert(backbone, target, BRIEF, name="theirs")
+    foreign = replace(expert, card=replace(expert.card, task="theirs", source=UNKNOWN))
+    pool.add(foreign, embed(backbone, foreign, target))
+    result = pi_tune(backbone, target, pool, replace(CONFIG, start="uniform"))
+    assert [neighbor.name for neighbor in result.neighbors] == ["text0"]
+    assert [other.name for other in result.others] == ["text0"]
+
+
+def test_a_pool_without_embeddings_is_no_fault_of_an_own_expert(
+    backbone: Backbone, target: Task, tmp_path: Path
+) -> None:
+    pool = Pool.create(tmp_path / "pool")
+    pool.add(train_expert(backbone, text_task(0, train=9), BRIEF))
+    own = train_expert(backbone, target.sample(2, 0), BRIEF)
+    result = pi_tune(backbone, target, pool, CONFIG, expert=own)
+    assert (result.neighbors, result.kept) == ([], "expert")
+    assert "run `pituning embed`" in result.refused["text0"]
 
 
 def test_an_adapter_trained_elsewhere_is_taken_for_the_tasks(

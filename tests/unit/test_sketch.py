@@ -17,7 +17,7 @@ from pituning.interpolate.compatible import Space
 from pituning.manifest import SKETCHES
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
-from pituning.predict import TaskEmbedding, TaskGraph
+from pituning.predict import FisherConfig, TaskEmbedding, TaskGraph
 from pituning.predict.embedding import Order
 from pituning.predict.similarity import Setting, flat_similarities, similarities
 from pituning.predict.sketch import SIZE, STEP, UNKNOWN, Sketches, layout, sketch
@@ -143,8 +143,16 @@ def test_a_big_pool_that_was_embedded_elsewhere_has_no_neighbours_and_says_so(
 ) -> None:
     target = replace(point("target", drawn(100, 1)), at="start")
     assert nearest(pool, target, exact=0) == []
-    assert "no expert of the pool has the same tensors, embedded in the setting default" in caplog.text
+    assert "no expert of the pool has the same tensors, embedded at" in caplog.text
     assert "at the untrained adapter" in caplog.text
+
+
+@pytest.mark.parametrize("exact", [0, 500])
+def test_a_pool_that_was_embedded_otherwise_is_refused_before_training(pool: Pool, exact: int) -> None:
+    around = Neighborhood.of(pool, exact=exact)
+    around.check_manner(FisherConfig(at="expert"))
+    with pytest.raises(PoolError, match="the target at the untrained adapter, the experts at its expert"):
+        around.check_manner(FisherConfig())
 
 
 def test_a_big_pool_gives_what_exact_search_gives(pool: Pool) -> None:
@@ -171,14 +179,14 @@ def test_a_big_pool_reads_few_experts(pool: Pool, monkeypatch: pytest.MonkeyPatc
     found = around.nearest(target, 2, space="parameters", without=refused)
     assert len(found) == 2
     assert len({*read}) < 20
-    assert len(around.similarity("target", target, reach=2, space="parameters", without=refused)) <= 31
+    assert len(around.similarity("target", target, k=2, space="parameters", without=refused)) <= 31
 
 
 def test_what_is_looked_at_is_among_the_similarities_of_a_big_pool(pool: Pool) -> None:
     around, target = Neighborhood.of(pool, exact=0), point("target", drawn(100, 1))
     refused = around.refusals(tiny("target"), target, "parameters")
     reach = around.nearest(target, 36, space="parameters", without=refused)
-    alike = around.similarity("target", target, reach=36, space="parameters", without=refused)
+    alike = around.similarity("target", target, k=36, space="parameters", without=refused)
     assert {neighbor.name for neighbor in reach} <= alike["target"].keys()
     assert len(reach) == 36
 
@@ -219,7 +227,7 @@ def test_a_big_pool_refuses_what_a_small_one_refuses(pool: Pool) -> None:
 
 def test_names_are_told_apart_where_sketches_are_of_an_older_version(pool: Pool) -> None:
     for file in (pool.path / SKETCHES).iterdir():
-        file.write_bytes(file.read_bytes().replace(b"sketch4", b"sketch1", 1))
+        file.write_bytes(file.read_bytes().replace(b"sketch5", b"sketch1", 1))
     with pytest.raises(PoolError, match="differ by more than case"):
         pool.add(tiny("E1"))
     assert pool.repair() == ["made the sketches again"]

@@ -85,18 +85,14 @@ class Contest:
         return found
 
     @property
-    def reach(self) -> list[Expert]:
-        """The 6k most alike, among which the method `neighbor` looks."""
-        return self.others[: 6 * self.config.k]
-
-    @property
     def neighbors(self) -> list[Expert]:
         """The k most alike, which π-Tuning mixes.
 
         Raises:
             PoolError: there is none.
         """
-        return self.others[: self.config.k]
+        by_name = {expert.name: expert for expert in self.others}
+        return [by_name[neighbor.name] for neighbor in self.pi.neighbors]
 
     @property
     def neighbor_tasks(self) -> list[Task]:

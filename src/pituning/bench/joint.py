@@ -32,7 +32,7 @@ def joint(contest: Contest) -> nn.Module:
     if backbone.head_modules(backbone.model):
         must = "tasks that are trained together share all parameters"
         raise ExpertError(must, f"each has a head of its own on {backbone.name!r}", "Leave joint out.")
-    others = contest.neighbor_tasks
+    others = [*{task.name: task for task in contest.neighbor_tasks}.values()]  # two may be of one task
     parts = [(task, first_by_hash(task.train, MOST)) for task in others]
     most = max([len(few.train), *(len(examples) for _, examples in parts)])
     parts.append((few, list(few.train) * -(-most // len(few.train))))

@@ -110,10 +110,11 @@ def _pi(contest: Contest) -> Expert:
 
 
 def _neighbor(contest: Contest) -> Expert:
-    """Of those that π-Tuning looks at, the best as it is on labelled examples; else the nearest."""
-    alone = {expert.name: contest.mixing.alone(expert.name) for expert in contest.reach}
+    """Of the 6k most alike, the best as it is on labelled examples; else the nearest."""
+    names = [expert.name for expert in contest.others[: 6 * contest.config.k]]
+    alone = {name: contest.mixing.alone(name) for name in names}
     found = validated(contest.backbone, contest.mixing.unseen(contest.few), alone)
-    return alone[best_of(found) or contest.reach[0].name]
+    return alone[best_of(found) or names[0]]
 
 
 def _collapsed(contest: Contest, mixture: Mixture) -> Expert:

@@ -16,6 +16,7 @@ from typing import Any
 from pituning.backbones import load_backbone
 from pituning.bench import METHODS, Contest, summary
 from pituning.bench.lorahub import require_nevergrad
+from pituning.building import by_name
 from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import look_over, members, pool_named, task_named
 from pituning.cli.terminal import table
@@ -40,7 +41,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=list(METHODS),
         metavar="METHOD",
         help=f"of {', '.join(METHODS)} (default: all)",
     )
@@ -58,14 +58,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Every task, seed and method: one JSON each."""
-    unknown = [name for name in options.methods if name not in METHODS]
+    methods = options.methods or list(METHODS)
+    unknown = [name for name in methods if name not in METHODS]
     if unknown:
         fix = f"{did_you_mean(unknown[0], METHODS)}Choose among them."
         raise ConfigError(f"--methods are of {', '.join(METHODS)}", repr(unknown[0]), fix)
-    if "lorahub" in options.methods:
+    if "lorahub" in methods:
         require_nevergrad()
-    tasks = [task_named(name) for item in options.tasks for name in members(item)]
-    sources = {task.name: task for item in options.data for task in map(task_named, members(item))}
+    tasks = by_name([task_named(name) for item in options.tasks for name in members(item)]).values()
+    sources = by_name([task_named(name) for item in options.data for name in members(item)])
+    if options.methods and "joint" in options.methods and not sources:
+        fix = "Name the tasks of the pool's experts with --data, or leave joint out."
+        raise ConfigError("joint trains on the neighbours' data, too", "no --data", fix)
     for task in (*tasks, *sources.values()):
         look_over(task)
     for task in tasks:
@@ -84,12 +88,12 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         backbone.check(task)
     contests = [Contest(backbone, task, pool, config, sources) for config in configs for task in tasks]
     for contest in contests:  # files of something else are found before anything is trained
-        for name in options.methods:
+        for name in methods:
             _known(contest, name, out)
     runs: list[dict[str, Any]] = []
     while contests:  # each is dropped once its methods are done, with the experts that it holds
         contest = contests.pop(0)
-        runs += [_result(contest, name, out) for name in options.methods]
+        runs += [_result(contest, name, out) for name in methods]
     if all("refused" in run for run in runs):
         must, fix = "a method must fit the backbone, the task and the pool", "Choose other --methods."
         raise ConfigError(must, "; ".join(dict.fromkeys(run["refused"] for run in runs)), fix)

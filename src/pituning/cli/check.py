@@ -59,11 +59,13 @@ def _embedded_otherwise(pool: Pool) -> list[str]:
     """The experts that are not embedded as most are, and so are no neighbours where those are."""
     names: dict[str, list[str]] = {}
     for name in pool:
-        if pool.has_embedding(name):
-            names.setdefault(pool.embedding(name).manner, []).append(name)
+        _, embedding = pool.read(name)
+        if embedding:
+            names.setdefault(embedding.manner, []).append(name)
     most, *others = sorted(names, key=lambda manner: -len(names[manner])) or [""]
     return [
-        f"{', '.join(names[manner])}: embedded {manner}, most are {most}; run `pituning embed` again"
+        f"{', '.join(names[manner])}: embedded {manner}, and so not compared with others, which are {most}; "
+        "run `pituning embed` with their options"
         for manner in others
     ]
 

@@ -44,10 +44,12 @@ def draw(pool: Pool, out: Path, commands: Sequence[str] = ()) -> tuple[list[str]
         PituningError: if fewer than two experts are embedded alike, or the page cannot be written.
     """
     alike: dict[bytes, dict[str, TaskEmbedding]] = {}
+    modality = {}
     for name in pool:
-        if pool.has_embedding(name):
-            embedding = pool.embedding(name)
+        expert, embedding = pool.read(name)
+        if embedding:
             alike.setdefault(layout(embedding), {})[name] = embedding
+            modality[name] = expert.card.modality
     drawn = max(alike.values(), key=len, default={})
     names = list(drawn)
     if len(names) < 2:
@@ -58,7 +60,7 @@ def draw(pool: Pool, out: Path, commands: Sequence[str] = ()) -> tuple[list[str]
     report = Report(
         title=f"The tasks of {pool.path.resolve().name}",
         names=names,
-        modalities=[pool.get(name).card.modality for name in names],
+        modalities=[modality[name] for name in names],
         similarity=matrix,
         commands=commands,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from pituning.expert import Expert
 from pituning.neighborhood import Neighborhood
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, TaskEmbedding, embed
+from pituning.predict.graph import check_count
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
 
@@ -40,42 +42,61 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Rank."""
+    check_count(options.k)
     task, pool = task_named(options.task), pool_named(options.pool)
     around, config = Neighborhood.of(pool), read_options(options, FisherConfig)
-    own, embedding = _stored(task, around, config, options) or _embedded(task, pool, around, config, options)
+    own, embedding = _stored(task, pool, around, config, options) or _embedded(
+        task, pool, around, config, options
+    )
     refused = around.refusals(own, embedding, options.space)
     found = around.nearest(embedding, options.k, space=options.space, without=refused)
+    refused = {name: why for name, why in refused.items() if not _is_its_own(name, around, embedding)}
     neighbors = [{"name": neighbor.name, "similarity": neighbor.similarity} for neighbor in found]
     rows = [(neighbor.name, f"{neighbor.similarity:.4f}") for neighbor in found]
     text = table(f"neighbours of {task.name}", ("expert", "similarity"), rows)
     made = f"embedded {embedding.manner} from {embedding.examples} examples"
-    lines = [text, made, *(f"not considered: {reason}" for reason in refused.values())]
+    lines = [text] if found else [f"no neighbour of {task.name}: no expert of {options.pool} can be one"]
+    lines += [made, *(f"not considered: {reason}" for reason in dict.fromkeys(refused.values()))]
     document = {"task": task.name, "neighbors": neighbors, "refused": refused}
     return document | {"at": embedding.at, "examples": embedding.examples}, "\n".join(lines)
 
 
+def _is_its_own(name: str, around: Neighborhood, embedding: TaskEmbedding) -> bool:
+    """Whether an expert is of the embedded task, and so would be no neighbour anyway."""
+    return name in around.embeddings and not around.embeddings[name].differs(embedding)
+
+
 def _stored(
-    task: Task, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
+    task: Task, pool: Pool, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
 ) -> tuple[Expert, TaskEmbedding] | None:
-    """The task's own expert in the pool, where that was embedded on this data, and as the options say.
+    """The task's own expert in the pool, where that was embedded on these examples, and as the options say.
 
     Raises:
         StaleEmbeddingError: if `--name` names one that was not.
-        PoolError: or that was trained with other shots.
+        PoolError: or one that is not there, or was trained with other shots.
     """
-    name = options.name or task.name
-    known = around.embeddings.get(name)
-    chosen = any(entry.name in options for entry in fields(FisherConfig))  # else as the pool has it
-    same = known and known.source == task.source and (not chosen or known.config == config.hash)
-    if known and same and (options.shots is None or options.name):
-        if options.shots is not None:
-            as_trained(task, around.experts[name], options.shots)
-        return around.experts[name], known
+    own = pool.get(options.name) if options.name else around.experts.get(task.name)
+    known = around.embeddings.get(own.name) if own else None
+    if own and known and known.source == task.source and _as_wanted(known, around, config, options):
+        if options.shots is None:
+            return own, known
+        with suppress(PoolError) if not options.name else nullcontext():
+            as_trained(task, own, options.shots)
+            return own, known
     if options.name:
-        must = f"expert {name!r} must have been embedded on the data of {options.task}, with the same options"
-        given = "it was not" if known else f"{options.pool} has no embedding of it"
+        must = f"expert {options.name!r} must have been embedded on the data of {options.task}"
+        given = "it was not, or with other options" if known else f"{options.pool} has no embedding of it"
         raise StaleEmbeddingError(must, given, "Run `pituning embed`, or leave --name out.")
     return None
+
+
+def _as_wanted(
+    known: TaskEmbedding, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
+) -> bool:
+    """Whether an embedding is what the options say, or where they say nothing, what the pool has."""
+    if any(entry.name in options for entry in fields(FisherConfig)):
+        return known.config == config.hash
+    return bool(options.name) or known.manner == config.manner or not around.compares(config)
 
 
 def _embedded(
@@ -93,12 +114,10 @@ def _embedded(
         raise PoolError("the backbone must be known", "no expert of the pool names it", "Pass --backbone.")
     backbone = load_backbone(name)
     if config.where == "expert" or backbone.head_modules(backbone.model):
-        must = "a task is embedded without an expert only at the untrained adapter, and without a head"
-        given = f"{config.manner}, on the {backbone.family} {backbone.name!r}"
-        verb, option = ("embed", "--at") if task.name in around.experts else ("train", "--fisher-at")
-        place = f" {option} expert" if config.where == "expert" else ""
-        fix = f"Run `pituning {verb} {options.task} --pool {options.pool}{place} ...` first."
-        raise PoolError(must, given, fix)
+        must = "what is not trained is embedded at the untrained adapter of a model without a head"
+        head = f"{backbone.name!r}, on which each task has a head of its own"
+        given = f"{task.name!r} {config.manner}" if config.where == "expert" else head
+        raise PoolError(must, given, _expert_first(task, around, config, options))
     around.check_manner(config)
     few = task if options.shots is None else task.sample(options.shots, config.seed)
     untrained = TrainConfig(epochs=0, init_seed=pool.init_seed)
@@ -110,3 +129,17 @@ def _embedded(
         like=around.typical(backbone),
     )
     return own, embed(backbone, own, few, config, progress=progress_wanted(options.json))
+
+
+def _expert_first(task: Task, around: Neighborhood, config: FisherConfig, options: argparse.Namespace) -> str:
+    """What to do where a task can be embedded with an expert of its own alone."""
+    there = task.name in around.experts
+    option = "setting paper" if config.setting == "paper" else "at expert"
+    place = f" --{'' if there else 'fisher-'}{option}" if config.where == "expert" else ""
+    verb = f"pituning {'embed' if there else 'train'} {options.task} --pool {options.pool}{place}"
+    if there:
+        return (
+            "The pool's expert of it was embedded in another way, or trained with other shots: leave these "
+            f"options out, or run `{verb}`, with the options of the pool's other experts."
+        )
+    return f"Run `{verb} ...` first."

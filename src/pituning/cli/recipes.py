@@ -98,10 +98,12 @@ def _shipped() -> dict[str, Path]:
 def _check(content: object, path: Path) -> None:
     """Sections and keys must be known; values are checked by the configurations themselves."""
     known = [entry.name for entry in fields(Recipe)]
-    if not isinstance(content, dict) or not all(isinstance(v, dict | None) for v in content.values()):
-        raise ConfigError(
-            f"a recipe maps {', '.join(known)} to settings", f"{path}", "Write `train: {epochs: 5}`."
-        )
+    must, fix = f"a recipe maps {', '.join(known)} to settings", "Write `train: {epochs: 5}`."
+    if not isinstance(content, dict):
+        raise ConfigError(must, f"{path}", fix)
+    for section, value in content.items():
+        if not isinstance(value, dict | None):
+            raise ConfigError(must, f"`{section}: {value}` in {path.name}", fix)
     faults = [
         ConfigError(
             f"the sections of a recipe are {', '.join(known)}",

@@ -185,7 +185,7 @@ def told_lead(result: PiResult) -> str:
     side = "ahead" if result.lead.mean > 0 else "behind"
     error = f"{abs(result.lead.mean):.4f}, standard error {result.lead.error:.4f}"
     lead = f"the mixture is {side} by {error}, on {result.lead.examples} labelled examples"
-    if result.decided_by == result.metric:
+    if result.decided_by_score:
         return f"{told}, as answers are written; by the loss {lead}"
     told += f"; {lead}"
     if result.lead.mean <= 0 and result.kept == "mixture":

@@ -7,9 +7,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class FisherConfig:
     batch_size: int = field(
         default=16, metadata={"help": "examples a pass; part of the result for 'paper' only"}
     )
-    seed: int = field(default=0, metadata={"help": "for sampled labels"})
+    seed: int = field(default=0, metadata={"help": "of sampled labels, and of what else is drawn"})
 
     def __post_init__(self) -> None:
         """Collect what is out of range."""
@@ -95,14 +95,18 @@ class FisherConfig:
 
     @property
     def hash(self) -> str:
-        """Of everything that changes the result."""
-        facts = asdict(self) | {"at": self.where}
+        """Of everything that changes the result; what does not counts as if it were not given."""
+        idle = ["tolerance" if self.setting == "paper" else "batch_size"]
+        idle += ["seed"] if self.labels == "gold" else []
+        facts = asdict(self) | {"at": self.where} | {name: getattr(FisherConfig, name) for name in idle}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _manner(setting: str, labels: str, where: At) -> str:
-    place = "its expert" if where == "expert" else "the untrained adapter"
-    return f"in the setting {setting} with {labels} labels at {place}"
+    told = ["at its expert" if where == "expert" else "at the untrained adapter"]
+    told += [f"in the setting {setting}"] if setting != "default" else []
+    told += [f"with {labels} labels"] if labels != "gold" else []
+    return " ".join(told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,18 +141,16 @@ class TaskEmbedding:
         """In words, what two embeddings must share to be compared."""
         return _manner(self.setting, self.labels, self.at)
 
-    def check_fresh(
-        self, expert: Expert, *, task: Task | None = None, config: FisherConfig | None = None
-    ) -> None:
-        """Raise StaleEmbeddingError unless the expert (and the task, and the config) are still the same."""
-        wanted = {"expert": expert.digest}
-        wanted |= {"data": task.fingerprint} if task is not None else {}
-        wanted |= {"config": config.hash} if config is not None else {}
-        stale = [what for what, now in wanted.items() if getattr(self, what) != now]
-        if stale:
+    def differs(self, other: TaskEmbedding) -> bool:
+        """Whether it is of another task than `other`, and of other data."""
+        return self.task != other.task and self.source != other.source
+
+    def check_fresh(self, expert: Expert) -> None:
+        """Raise StaleEmbeddingError unless the expert is still the same."""
+        if self.expert != expert.digest:
             raise StaleEmbeddingError(
-                f"the embedding of {expert.name!r} must be of the {' and '.join(stale)} as now",
-                ", ".join(f"{what} {getattr(self, what)[:12]}, now {wanted[what][:12]}" for what in stale),
+                f"the embedding of {expert.name!r} must be of the expert as now",
+                f"expert {self.expert[:12]}, now {expert.digest[:12]}",
                 "Run `pituning embed` again.",
             )
 
@@ -187,7 +189,10 @@ class TaskEmbedding:
                 raise ValueError(f"{odd[0]!r} is not finite, non-negative float32")
             if any(not isinstance(value, int if n == "examples" else str) for n, value in facts.items()):
                 raise ValueError("its facts are of other types")
-            return cls(components=components, **facts)
+            embedding = cls(components=components, **facts)
+            if (embedding.setting, embedding.labels, embedding.at) not in _MANNERS:
+                raise ValueError(f"it was made {embedding.manner}")
+            return embedding
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise _no_embedding(path, error) from error
 
@@ -232,6 +237,7 @@ def _no_embedding(path: Path, error: Exception) -> StaleEmbeddingError:
     )
 
 
+_MANNERS = {*product(get_args(Setting), ("gold", "sampled"), get_args(At))}
 _FACTS = [entry.name for entry in dataclasses.fields(TaskEmbedding) if entry.name != "components"]
 
 

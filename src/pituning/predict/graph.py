@@ -30,19 +30,12 @@ class TaskGraph:
     Args:
         embeddings: of one method and configuration on one backbone.
         names: of the experts, in the embeddings' order; the tasks' names where not given.
-        setting: see `similarity`; that of the embeddings where not given.
 
     Raises:
         ConfigError: for two tasks of one name, or embeddings made in different manners.
     """
 
-    def __init__(
-        self,
-        embeddings: Sequence[TaskEmbedding],
-        *,
-        names: Sequence[str] | None = None,
-        setting: Setting | None = None,
-    ) -> None:
+    def __init__(self, embeddings: Sequence[TaskEmbedding], *, names: Sequence[str] | None = None) -> None:
         self.names = list(names) if names is not None else [embedding.task for embedding in embeddings]
         if len(set(self.names)) != len(self.names) or len(self.names) != len(embeddings):
             raise ConfigError(
@@ -51,7 +44,7 @@ class TaskGraph:
         self.embeddings = list(embeddings)
         for first in self.embeddings[:1]:
             _check_manner(first, self.embeddings)
-        self.setting: Setting = setting or (embeddings[0].setting if embeddings else "default")
+        self.setting: Setting = embeddings[0].setting if embeddings else "default"
 
     @cached_property
     def similarity(self) -> Float[Tensor, "tasks tasks"]:
@@ -77,7 +70,7 @@ class TaskGraph:
         others = [
             (name, embedding)
             for name, embedding in zip(self.names, self.embeddings, strict=True)
-            if embedding.task != query.task and embedding.source != query.source
+            if embedding.differs(query)
         ]
         if not others:
             return []

@@ -194,7 +194,7 @@ def _check_known(used: Tensor) -> None:
         raise ConfigError(
             "two embeddings must share a component that is not zero",
             "every component is zero in one of them",
-            "Embed a trained expert: the Fisher information of an untrained LoRA's A is zero.",
+            "Embed both tasks at their trained experts: before training, no gradient reaches some adapters.",
         )
 
 
