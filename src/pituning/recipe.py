@@ -66,6 +66,9 @@ class PiResult:
             more than its standard error (or, where answers are written freely, where the mixture's score is
             lower: a loss can fall while captions get worse). None where there is no neighbour, or nothing to
             validate on.
+        seconds: of all, the test split included.
+        after: seconds until there was each of expert (the target's own), neighbors, and mixture (tuned, and
+            kept or not).
     """
 
     task: str
@@ -89,6 +92,7 @@ class PiResult:
     validation: dict[str, dict[str, float]]
     lead: Lead | None
     seconds: float
+    after: dict[str, float]
 
     @property
     def decided_by_score(self) -> bool:
@@ -150,6 +154,8 @@ def pi_tune(
     new = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
     own = _adopted(expert, backbone, task, target) if expert else new(target, training, **stage("expert"))
 
+    after = {"expert": time.monotonic() - start}
+
     # 2. Predict: the tasks of the pool that are most like it.
     log.info("predict: embedding the task, and looking for neighbours")
     learns = config.fisher.where == "expert" or backbone.head_modules(backbone.model)
@@ -167,6 +173,7 @@ def pi_tune(
             raise ExpertError(must, next(filter(None, reasons)), fix)
     if len(neighbors) < config.k:
         log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(neighbors))
+    after["neighbors"] = time.monotonic() - start
     new_expert = None if expert else new  # one that was given is not judged by others in its place
     mixing = Mixing(backbone, own, around.experts, replace(config, train=training), new_expert)
     names = [neighbor.name for neighbor in neighbors]
@@ -183,9 +190,10 @@ def pi_tune(
 
     # 4. Collapse: one plain expert, unless the target's own is clearly better.
     log.info("collapse: comparing the mixture with the task's own expert")
-    after = mixture.collapse(rank=config.rank)
-    verdict = mixing.verdict(after, names, begin, target, progress=progress)
-    kept = after if verdict.kept == "mixture" else own
+    mixed = mixture.collapse(rank=config.rank)
+    verdict = mixing.verdict(mixed, names, begin, target, progress=progress)
+    kept = mixed if verdict.kept == "mixture" else own
+    after["mixture"] = time.monotonic() - start
     neighbor = {"neighbor": mixing.alone(best)} if best else {}
     stages = {"expert": own, **neighbor, "init": before, "pi": kept}
     alike = around.similarity(own.name, embedding, k=config.k, space=config.space, without=refused)
@@ -197,7 +205,7 @@ def pi_tune(
         expert=kept.renamed(task.name),
         kept=verdict.kept,
         own=own,
-        mixture=after,
+        mixture=mixed,
         history=tuned.history,
         best_epoch=tuned.best_epoch,
         neighbors=neighbors,
@@ -213,6 +221,7 @@ def pi_tune(
         validation={who: _told(one) for who, one in verdict.found.items()},
         lead=verdict.lead,
         seconds=time.monotonic() - start,
+        after=after,
     )
 
 

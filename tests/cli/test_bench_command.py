@@ -17,14 +17,16 @@ FEW = ("--shots", 4, "-k", 2, *SHORT, "--expert-epochs", 1)
 def test_all_runs_are_compared_with_the_targets_own_expert(world: World, tmp_path: Path) -> None:
     fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
     fixed += ("--out", tmp_path / "out", "--seed", 0, 1, "--json", "--methods")
-    before = tree(world.pool)
+    pool = tree(world.pool)
     document = call(*fixed, *METHODS).document
-    assert tree(world.pool) == before
+    assert tree(world.pool) == pool
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"target-{method}-seed{seed}.json" for method in METHODS for seed in (0, 1)
     }
     read = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").iterdir()}
     scores = {method: [read[f"target-{method}-seed{seed}"]["score"] for seed in (0, 1)] for method in METHODS}
+    before = [read[f"target-{method}-seed0"]["before"] for method in ("base", "expert", "ties", "pi")]
+    assert before[0] == 0 < before[1] <= before[2] <= before[3]
     for method, found in document["methods"].items():
         assert found["mean"] == pytest.approx(sum(scores[method]) / 2)
         assert found["runs"] == 2

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from typing import Literal
 
 import torch
 from peft.utils.merge_utils import dare_ties, ties
@@ -38,12 +39,12 @@ class Method:
     """One line that says what it does, and how.
 
     Attributes:
-        needs_pi: whether it takes the target's own expert or the neighbours.
+        needs: what it takes of π-Tuning: nothing, the target's own expert, the neighbours too, or all.
     """
 
     title: str
     make: Callable[[Contest], Made]
-    needs_pi: bool = True
+    needs: Literal["", "expert", "neighbors", "mixture"] = "neighbors"
 
 
 def _base(contest: Contest) -> nn.Module:
@@ -180,11 +181,11 @@ def _fisher(contest: Contest) -> Expert:
 
 
 METHODS: dict[str, Method] = {
-    "base": Method("the backbone as it is", _base, needs_pi=False),
-    "expert": Method("the target's own expert", _own),
-    "full": Method("full fine-tuning", _full, needs_pi=False),
+    "base": Method("the backbone as it is", _base, needs=""),
+    "expert": Method("the target's own expert", _own, needs="expert"),
+    "full": Method("full fine-tuning", _full, needs=""),
     **{
-        name: Method(f"{title}, alone", partial(_trained, method=name), needs_pi=False)
+        name: Method(f"{title}, alone", partial(_trained, method=name), needs="")
         for name, title in (
             ("bitfit", "biases (BitFit)"),
             ("lora", "LoRA"),
@@ -204,6 +205,6 @@ METHODS: dict[str, Method] = {
     "fusion": Method("AdapterFusion: outputs mixed at run time", _fusion),
     "weights": Method("weights learnt, experts frozen", _weights),
     "uniform": Method("the k nearest mixed from equal weights, always kept", _uniform),
-    "pi": Method("π-Tuning", _pi),
+    "pi": Method("π-Tuning", _pi, needs="mixture"),
     "joint": Method("joint training with the neighbours' data", joint),
 }

@@ -95,8 +95,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         contest = contests.pop(0)
         runs += [_result(contest, name, out) for name in methods]
     if all("refused" in run for run in runs):
-        must, fix = "a method must fit the backbone, the task and the pool", "Choose other --methods."
-        raise ConfigError(must, "; ".join(dict.fromkeys(run["refused"] for run in runs)), fix)
+        must = "a method must fit the backbone, the task and the pool"
+        raise ConfigError(must, "none does", "\n".join(dict.fromkeys(run["refused"] for run in runs)))
     return {"out": str(out), "methods": summary(runs)}, _as_text(runs)
 
 
@@ -104,7 +104,7 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
     """What a method scored, from its file where there is one.
 
     A method that does not fit the backbone or the pool has the reason in the place of a score, and no file.
-    `seconds` are of the method alone; `before` those of the π-Tuning that it took experts from.
+    `seconds` are of the method alone; `before` those of π-Tuning until there was what it takes from it.
 
     Raises:
         ConfigError: the file is of other data, experts, model or options.
@@ -115,7 +115,7 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
         return known
     document: dict[str, Any] = {"task": task.name, "metric": task.metric, "method": name, "seed": seed}
     try:
-        before = contest.pi.seconds if method.needs_pi else 0.0
+        before = contest.pi.after[method.needs] if method.needs else 0.0
         start = time.perf_counter()
         made = method.make(contest)
         seconds = time.perf_counter() - start
