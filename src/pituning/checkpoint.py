@@ -95,7 +95,7 @@ def read_checkpoint(file: Path, key: str) -> tuple[dict[str, Any], dict[str, Ten
         raise TrainingError(
             "a run resumes with the data, model and options it was started with",
             f"{file} is of another run",
-            f"Give the same options, or delete {file.parent} to start again.",
+            f"Give the same options, or start again: without --resume, or with {file.parent} deleted.",
         )
     return facts, tensors
 

@@ -184,6 +184,7 @@ def fit(
         stored = from_first(lambda: read_checkpoint(file, key) if file and resume and file.exists() else None)
         if stored:
             state = apply_checkpoint(*stored, module, optimizer)
+            log.info("%s: going on after epoch %d of an earlier run", title, state.epoch)
         else:
             state.best = from_first(evaluate) if evaluate and (untrained or not config.epochs) else None
             state.best_tensors = trainable(module)

@@ -49,6 +49,7 @@ def test_killed_train_resumes_to_the_same_expert(world: World, tmp_path: Path) -
     assert call("pool", "list", killed, "--json").document["experts"] == []
     resumed = outcome_of(process(*training(world, killed), "--resume"))
     assert (resumed.code, resumed.complaint) == (0, "")
+    assert "going on after epoch" in resumed.err
     assert call(*training(world, whole)).code == 0
     assert contents(killed / "target") == contents(whole / "target")
     assert call("pool", "verify", killed).code == 0

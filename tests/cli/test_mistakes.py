@@ -472,7 +472,7 @@ def test_infinite_loss_names_the_step_and_keeps_the_last_good_state(world: World
     kept = tree(work)
     refuse(call(*fatal, "--resume"), "at step 2; the state of epoch 0 was kept")
     assert tree(work) == kept
-    refuse(call(*training(world, world.task(), pool, "--resume")), "is of another run", "to start again")
+    refuse(call(*training(world, world.task(), pool, "--resume")), "is of another run", "without --resume")
     assert call("pool", "list", pool, "--json").document["experts"] == []
     assert call(*training(world, world.task(), pool)).code == 0
 
