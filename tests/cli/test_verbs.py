@@ -363,6 +363,9 @@ def test_check_finds_what_is_wrong(world: World, pool: Path) -> None:
         outcome = call("check", path, "--json")
         assert (outcome.code, outcome.document["kind"], outcome.document["faults"]) == (0, kind, [])
     (pool / "a" / "adapter_model.safetensors").write_bytes(b"short")
+    listed = call("pool", "list", pool, "--json")
+    assert (listed.code, [entry["name"] for entry in listed.document["experts"]]) == (2, ["b", "c"])
+    assert "expert 'a' must be as it was added" in listed.document["faults"][0]
     for path, kind in ((pool, "pool"), (pool / "a", "expert")):
         outcome = call("check", path, "--json")
         assert (outcome.code, outcome.document["kind"], len(outcome.document["faults"])) == (2, kind, 1)

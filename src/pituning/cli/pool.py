@@ -16,7 +16,7 @@ from pituning.cli.embed import as_trained, backbone_of
 from pituning.cli.recipes import add_recipe_option
 from pituning.cli.tasks import pool_named, require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted, table
-from pituning.errors import PoolError
+from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert, adopt
 from pituning.pool import Pool
 from pituning.predict import embed
@@ -146,26 +146,21 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _list(pool: Pool) -> tuple[dict[str, Any], str]:
-    experts = {name: pool.get(name) for name in pool}
-    listed = [
-        {
-            "name": name,
-            "task": expert.card.task,
-            "method": expert.method,
-            "scores": dict(expert.card.scores),
-            "embedded": pool.has_embedding(name),
-        }
-        for name, expert in experts.items()
-    ]
-    rows = [
-        (
-            str(entry["name"]),
-            str(entry["task"]),
-            str(entry["method"]),
-            " ".join(f"{k} {v:.4f}" for k, v in experts[str(entry["name"])].card.scores.items()),
-            "yes" if entry["embedded"] else "no",
-        )
-        for entry in listed
-    ]
-    text = table(str(pool.path), ("expert", "task", "method", "scores", "embedded"), rows)
-    return {"pool": str(pool.path), "init_seed": pool.init_seed, "experts": listed}, text
+    """The exit code is 2 if one cannot be read; the others are told all the same."""
+    listed, rows, faults, idle = [], [], [], []
+    for name in pool:
+        try:
+            expert, embedding = pool.read(name)
+        except PituningError as fault:
+            faults.append(str(fault))
+            continue
+        facts = {"name": name, "task": expert.card.task, "method": expert.method}
+        scores, at = dict(expert.card.scores), embedding.at if embedding else "no"
+        listed.append(facts | {"scores": scores, "embedded": embedding is not None, "at": at})
+        rows.append((*facts.values(), " ".join(f"{k} {v:.4f}" for k, v in scores.items()), at))
+        idle += [name] if expert.untrained else []
+    text = table(str(pool.path), ("expert", "task", "method", "scores", "embedded at"), rows)
+    lines = [text, *faults]
+    lines += [f"no neighbours, as training made none of them better: {', '.join(idle)}"] if idle else []
+    document = {"pool": str(pool.path), "init_seed": pool.init_seed, "experts": listed, "faults": faults}
+    return document, "\n".join(lines)
