@@ -471,16 +471,21 @@ def contest(runs: Sequence[dict[str, Any]]) -> list[str]:
         "Points of a hundred, with 95 % intervals (bootstrap over tasks and seeds). The seconds are the",
         "median of a task from nothing to what was scored, on one core; what takes the own expert or the",
         "neighbours from π-Tuning counts all the time of that. Tasks were embedded at their own experts, and",
-        "neighbours found beyond the k nearest, too, as `tune` did then.",
+        "neighbours found beyond the k nearest, too, as `tune` did then. What trains alone chooses among",
+        "three rates, and ran on some of the tasks: see its differences, which are of the same ones.",
         "",
         "| method | mean | minus the own expert | better / worse | π-Tuning minus it | seconds | runs |",
         "|---" * 7 + "|",
     ]
-    for method in sorted((m for m in found if "mean" in found[m]), key=lambda m: -found[m]["mean"]):
+    scored = {method: one for method, one in found.items() if one["runs"]}
+    gaps = {method: one.get("difference", {"mean": 0.0})["mean"] for method, one in scored.items()}
+    most = max(one["runs"] for one in scored.values())
+    for method in sorted(scored, key=lambda method: -gaps[method]):
         one, gap, lead = found[method], found[method].get("difference"), behind[method].get("difference")
+        average = f"{100 * one['mean']:.1f}" if one["runs"] == most else "–"
         signs = f"{gap['better']} / {gap['worse']}" if gap else "–"
         lines.append(
-            f"| {METHODS[method].title} | {100 * one['mean']:.1f} | {_points(gap)} | {signs} "
+            f"| {METHODS[method].title} | {average} | {_points(gap)} | {signs} "
             f"| {_points(lead, -1)} | {one['seconds']:.0f} | {one['runs']} |"
         )
     return [*lines, ""]
