@@ -373,11 +373,16 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     ),
     "task without an expert, embedded at its expert": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--at", "expert"),
-        ("at the untrained adapter of a model", "at its expert", "--pool", "--fisher-at expert ...` first"),
+        (
+            "compared by its own expert in the pool",
+            "at its expert",
+            "--pool",
+            "--fisher-at expert ...` first",
+        ),
     ),
     "an expert that is embedded otherwise": (
         lambda w, t: ("predict", w.task("a"), "--pool", w.pool, "--setting", "paper"),
-        ("at the untrained adapter of a model", "embedded in another way", "--setting paper`"),
+        ("compared by its own expert in the pool", "embedded in another way", "--setting paper`"),
     ),
     "labels that no expert of the pool was embedded with": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--labels", "sampled"),

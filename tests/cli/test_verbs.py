@@ -245,7 +245,7 @@ def test_a_task_under_a_head_is_predicted_from_its_expert(
     assert (other.code, "trained with other shots" in other.err) == (2, True)
     outcome = call("predict", world.task("b"), "--pool", pool)
     assert (outcome.code, outcome.out) == (2, "")
-    assert "on which each task has a head of its own" in outcome.err
+    assert "or on a model with a head, a task is compared by its own expert" in outcome.err
     assert "Run `pituning train" in outcome.err
 
 

@@ -114,9 +114,8 @@ def _embedded(
         raise PoolError("the backbone must be known", "no expert of the pool names it", "Pass --backbone.")
     backbone = load_backbone(name)
     if config.where == "expert" or backbone.head_modules(backbone.model):
-        must = "what is not trained is embedded at the untrained adapter of a model without a head"
-        head = f"{backbone.name!r}, on which each task has a head of its own"
-        given = f"{task.name!r} {config.manner}" if config.where == "expert" else head
+        must = "at its expert, or on a model with a head, a task is compared by its own expert in the pool"
+        given = f"none of {task.name!r} that was embedded {config.manner} on these examples"
         raise PoolError(must, given, _expert_first(task, around, config, options))
     around.check_manner(config)
     few = task if options.shots is None else task.sample(options.shots, config.seed)
@@ -139,7 +138,7 @@ def _expert_first(task: Task, around: Neighborhood, config: FisherConfig, option
     verb = f"pituning {'embed' if there else 'train'} {options.task} --pool {options.pool}{place}"
     if there:
         return (
-            "The pool's expert of it was embedded in another way, or trained with other shots: leave these "
-            f"options out, or run `{verb}`, with the options of the pool's other experts."
+            "It was embedded in another way, or trained with other shots: leave the options out, or run "
+            f"`{verb}`; other experts are compared where they are embedded alike."
         )
     return f"Run `{verb} ...` first."
