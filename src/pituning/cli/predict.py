@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
 from typing import Any
 
@@ -45,9 +44,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     check_count(options.k)
     task, pool = task_named(options.task), pool_named(options.pool)
     around, config = Neighborhood.of(pool), read_options(options, FisherConfig)
-    own, embedding = _stored(task, pool, around, config, options) or _embedded(
-        task, pool, around, config, options
-    )
+    given = (task, pool, around, config, options)
+    own, embedding = _stored(*given) or _embedded(*given)
     refused = around.refusals(own, embedding, options.space)
     found = around.nearest(embedding, options.k, space=options.space, without=refused)
     refused = {name: why for name, why in refused.items() if not _is_its_own(name, around, embedding)}
@@ -78,11 +76,13 @@ def _stored(
     own = pool.get(options.name) if options.name else around.experts.get(task.name)
     known = around.embeddings.get(own.name) if own else None
     if own and known and known.source == task.source and _as_wanted(known, around, config, options):
-        if options.shots is None:
+        try:
+            if options.shots is not None:
+                as_trained(task, own, options.shots)
             return own, known
-        with suppress(PoolError) if not options.name else nullcontext():
-            as_trained(task, own, options.shots)
-            return own, known
+        except PoolError:
+            if options.name:
+                raise
     if options.name:
         must = f"expert {options.name!r} must have been embedded on the data of {options.task}"
         given = "it was not, or with other options" if known else f"{options.pool} has no embedding of it"
