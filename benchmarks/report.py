@@ -478,10 +478,11 @@ def contest(runs: Sequence[dict[str, Any]]) -> list[str]:
         "|---" * 7 + "|",
     ]
     scored = {method: one for method, one in found.items() if one["runs"]}
-    gaps = {method: one.get("difference", {"mean": 0.0})["mean"] for method, one in scored.items()}
     most = max(one["runs"] for one in scored.values())
-    for method in sorted(scored, key=lambda method: -gaps[method]):
-        one, gap, lead = found[method], found[method].get("difference"), behind[method].get("difference")
+    gaps = {method: one.get("difference") for method, one in scored.items()}
+    best_first = sorted(gaps, key=lambda method: gaps[method]["mean"] if gaps[method] else 0.0, reverse=True)
+    for method in best_first:
+        one, gap, lead = scored[method], gaps[method], behind[method].get("difference")
         average = f"{100 * one['mean']:.1f}" if one["runs"] == most else "–"
         signs = f"{gap['better']} / {gap['worse']}" if gap else "–"
         lines.append(

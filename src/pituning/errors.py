@@ -84,9 +84,9 @@ class ConfigError(PituningError):
         ]
 
 
-def _literals(kind: Any) -> tuple[str | None, ...]:
+def _literals(kind: Any) -> list[str | None]:
     """The values of a `Literal`, and None where the type is one or None; else none."""
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    parts = [_literals(part) for part in get_args(kind) if part is not NoneType]
-    return (*parts[0], None) if NoneType in get_args(kind) and parts[0] else ()
+    optional = NoneType in get_args(kind)
+    kinds = get_args(kind) if optional else (kind,)
+    values = [value for one in kinds if get_origin(one) is Literal for value in get_args(one)]
+    return [*values, None] if values and optional else values

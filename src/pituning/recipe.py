@@ -153,7 +153,6 @@ def pi_tune(
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
     new = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
     own = _adopted(expert, backbone, task, target) if expert else new(target, training, **stage("expert"))
-
     after = {"expert": time.monotonic() - start}
 
     # 2. Predict: the tasks of the pool that are most like it.
