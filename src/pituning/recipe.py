@@ -6,12 +6,12 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from pituning.backbones import Backbone
 from pituning.captions import JAVA, require_java
@@ -140,7 +140,7 @@ def pi_tune(
     Raises:
         PituningError: for whatever the user can mend; see `pituning.errors`.
     """
-    config, start = config or PiConfig(), time.monotonic()
+    config = config or PiConfig()
     if task.metric in JAVA:
         require_java(task.metric)
     target = task.sample(config.shots, config.seed) if config.shots else task
@@ -153,7 +153,7 @@ def pi_tune(
     training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
     new = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
     own = _adopted(expert, backbone, task, target) if expert else new(target, training, **stage("expert"))
-    after = {"expert": time.monotonic() - start}
+    stage.done("expert")
 
     # 2. Predict: the tasks of the pool that are most like it.
     log.info("predict: embedding the task, and looking for neighbours")
@@ -164,24 +164,16 @@ def pi_tune(
     )
     refused = around.refusals(own, embedding, config.space)
     neighbors = around.nearest(embedding, config.k, space=config.space, without=refused)
-    if expert and not neighbors:
-        reasons = [obstacle(around.experts[name], own, config.space) for name in refused]
-        if any(reasons):
-            fix = "Mix LoRA experts with `space` delta, or leave this one out."
-            must = f"the own expert must be of a kind with the pool's, to be mixed in {config.space} space"
-            raise ExpertError(must, next(filter(None, reasons)), fix)
-    if len(neighbors) < config.k:
-        log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(neighbors))
-    after["neighbors"] = time.monotonic() - start
+    _look_over(neighbors, (around.experts[name] for name in refused), own if expert else None, config)
+    stage.done("neighbors")
+
+    # 3. Interpolate: learn the weights and the experts on the target.
     new_expert = None if expert else new  # one that was given is not judged by others in its place
     mixing = Mixing(backbone, own, around.experts, replace(config, train=training), new_expert)
     names = [neighbor.name for neighbor in neighbors]
     untuned = mixing.as_they_are(names, target)
-    best = best_of(untuned) or "".join(names[:1])
     choose = partial(mixing.begin, names, target, untuned, progress=progress)
     begin = stage.once("start", f"{config}{own.digest}{target.fingerprint}{names}", choose)
-
-    # 3. Interpolate: learn the weights and the experts on the target.
     log.info("interpolate: tuning the mixture with %s", ", ".join(names) or "no other")
     mixture = mixing.mixture(names, begin)
     before = mixture.collapse(rank=config.rank)
@@ -192,7 +184,8 @@ def pi_tune(
     mixed = mixture.collapse(rank=config.rank)
     verdict = mixing.verdict(mixed, names, begin, target, progress=progress)
     kept = mixed if verdict.kept == "mixture" else own
-    after["mixture"] = time.monotonic() - start
+    stage.done("mixture")
+    best = best_of(untuned) or "".join(names[:1])
     neighbor = {"neighbor": mixing.alone(best)} if best else {}
     stages = {"expert": own, **neighbor, "init": before, "pi": kept}
     alike = around.similarity(own.name, embedding, k=config.k, space=config.space, without=refused)
@@ -219,9 +212,27 @@ def pi_tune(
         scores=from_first(partial(tested, backbone, task, stages, pool.init_seed)),
         validation={who: _told(one) for who, one in verdict.found.items()},
         lead=verdict.lead,
-        seconds=time.monotonic() - start,
-        after=after,
+        seconds=stage.seconds,
+        after=stage.after,
     )
+
+
+def _look_over(
+    neighbors: Sequence[Neighbor], refused: Iterable[Expert], given: Expert | None, config: PiConfig
+) -> None:
+    """Say that there are fewer neighbours than asked for.
+
+    Raises:
+        ExpertError: if there is none, as the own expert that was given cannot be mixed with the pool's.
+    """
+    if given and not neighbors:
+        reasons = [obstacle(expert, given, config.space) for expert in refused]
+        if any(reasons):
+            fix = "Mix LoRA experts with `space` delta, or leave this one out."
+            must = f"the own expert must be of a kind with the pool's, to be mixed in {config.space} space"
+            raise ExpertError(must, next(filter(None, reasons)), fix)
+    if len(neighbors) < config.k:
+        log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(neighbors))
 
 
 def _learnt(own: Expert, target: Task, config: TrainConfig, new: Callable[..., Expert]) -> Expert:
@@ -257,13 +268,21 @@ def _told(found: Evaluation) -> dict[str, float]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-@dataclass(frozen=True)
+@final
 class _Stages:
-    """Where each stage keeps its checkpoints."""
+    """Where each stage keeps its checkpoints, and how many seconds have passed when it is done."""
 
-    workdir: Path | None
-    resume: bool
-    progress: bool
+    def __init__(self, workdir: Path | None, resume: bool, progress: bool) -> None:
+        self.workdir, self.resume, self.progress = workdir, resume, progress
+        self.after: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def done(self, name: str) -> None:
+        self.after[name] = self.seconds
 
     def __call__(self, name: str) -> dict[str, Any]:
         folder = self.workdir / name if self.workdir else None
