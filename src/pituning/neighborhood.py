@@ -218,6 +218,14 @@ class Neighborhood:
         names = sorted(alike.keys() & self.embeddings.keys(), key=lambda name: (-alike[name], name))
         return [self.experts[name] for name in names if self.embeddings[name].differs(embedding)]
 
+    def told(self, refused: Mapping[str, str], embedding: TaskEmbedding) -> dict[str, str]:
+        """Those refused, without the experts of the embedded task itself, which would be none anyway."""
+        return {
+            name: why
+            for name, why in refused.items()
+            if name not in self.embeddings or self.embeddings[name].differs(embedding)
+        }
+
     def _nearest_by_sketch(
         self, embedding: TaskEmbedding, k: int, without: Mapping[str, str]
     ) -> list[Neighbor]:

@@ -48,7 +48,7 @@ class PiResult:
             mixed with, one of its own task or data among them.
         others: those of other tasks and other data among these, the most alike first.
         space: in which they are mixed.
-        refused: expert -> why it could not be a neighbour.
+        refused: expert of another task -> why it could not be a neighbour.
         start: the neighbour that the mixture was almost equal to before it was tuned; "" of equal weights.
         weights: expert -> its weight in the tuned mixture, averaged over the groups.
         weights_by_group: what shares one weight vector (a module, unless `sharing` is another) -> expert ->
@@ -204,7 +204,7 @@ def pi_tune(
         similarity=alike,
         others=around.others(alike[own.name], embedding),
         space=config.space,
-        refused=refused,
+        refused=around.told(refused, embedding),
         start=begin,
         weights=tuned.weights,
         weights_by_group=mixture.weights(),

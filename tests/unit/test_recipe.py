@@ -512,6 +512,7 @@ def test_experts_that_cannot_be_mixed_are_refused_with_the_reason(
     add(mixed, backbone, replace(text_task(5), name="ia3"), replace(BRIEF, method="ia3"))
     add(mixed, backbone, replace(text_task(6), name="other_seed"), replace(BRIEF, init_seed=7))
     mixed.add(train_expert(backbone, text_task(7), BRIEF, name="bare"))
+    add(mixed, backbone, target, replace(BRIEF, method="ia3"))  # the target's own would be none anyway
     refused = pi_tune(backbone, target, mixed, CONFIG).refused
     assert refused.keys() == {"ia3", "other_seed", "bare"}
     assert "is IA3" in refused["ia3"]

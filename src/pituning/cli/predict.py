@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     own, embedding = _stored(*given) or _embedded(*given)
     refused = around.refusals(own, embedding, options.space)
     found = around.nearest(embedding, options.k, space=options.space, without=refused)
-    refused = {name: why for name, why in refused.items() if not _is_its_own(name, around, embedding)}
+    refused = around.told(refused, embedding)
     neighbors = [{"name": neighbor.name, "similarity": neighbor.similarity} for neighbor in found]
     rows = [(neighbor.name, f"{neighbor.similarity:.4f}") for neighbor in found]
     text = table(f"neighbours of {task.name}", ("expert", "similarity"), rows)
@@ -57,11 +57,6 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     lines += [made, *(f"not considered: {reason}" for reason in dict.fromkeys(refused.values()))]
     document = {"task": task.name, "neighbors": neighbors, "refused": refused}
     return document | {"at": embedding.at, "examples": embedding.examples}, "\n".join(lines)
-
-
-def _is_its_own(name: str, around: Neighborhood, embedding: TaskEmbedding) -> bool:
-    """Whether an expert is of the embedded task, and so would be no neighbour anyway."""
-    return name in around.embeddings and not around.embeddings[name].differs(embedding)
 
 
 def _stored(
