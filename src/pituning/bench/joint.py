@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,8 @@ MOST = 1000  # examples of each neighbour, the first by hash
 def joint(contest: Contest) -> nn.Module:
     """A new adapter, trained on as many examples of the target (repeated) as of each neighbour.
 
-    The state that is best on the target's validation examples is kept.
+    It passes over them as often as a mixture over the target's alone (`contest.config.tune`: of few shots, an
+    epoch here has many times the steps). The state that is best on the target's validation examples is kept.
 
     Raises:
         ConfigError: the data of a neighbour is not in `contest.sources`.
@@ -46,7 +46,7 @@ def joint(contest: Contest) -> nn.Module:
             if rows:
                 order += rows
                 inputs = backbone.collate([batch[row] for row in rows], task)
-                losses.append(backbone.loss(module, inputs, contest.config.train.label_smoothing))
+                losses.append(backbone.loss(module, inputs, contest.config.tuning.label_smoothing))
         return torch.cat(losses)[torch.tensor(order).argsort()]
 
     def validate() -> Evaluation:
@@ -54,7 +54,6 @@ def joint(contest: Contest) -> nn.Module:
 
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [{"params": trained, "lr": own.card.recipe["learning_rate"]}]
-    config = replace(contest.config.train, seed=contest.config.seed)
     examples = [example for _, some in parts for example in some]
-    fit(module, groups, nll, validate if few.validation else None, examples, config)
+    fit(module, groups, nll, validate if few.validation else None, examples, contest.config.tuning)
     return module
