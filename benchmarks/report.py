@@ -169,7 +169,7 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
         "the target is never used. *Neighbours, untrained* is the uniform mixture of the k neighbours, *best",
         "neighbour* the one of them that is best as it is on labelled examples; *π, kept* is what `pituning",
         "tune` writes by today's rule of keeping (see below). The gain is *π, kept* minus *own expert*, ±",
-        "its standard deviation over the seeds.",
+        "its standard deviation over the seeds, where there are several (of the mean: over the tasks).",
         "",
         "| task (metric) | no adapter | neighbours, untrained | full data | own expert | best neighbour "
         "| π, tuned | π, kept | gain | kept mixture | neighbours |",
@@ -184,14 +184,14 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
         nearest = Counter(neighbor["name"] for run in mine for neighbor in run["neighbors"])
         kept = sum(run["kept"] == "mixture" for run in mine)
         lines.append(
-            f"| {task} ({mine[0]['metric']}) {_cells(rows[-1])} | {mean(gains):+.1f} ± {_spread(gains):.1f} "
+            f"| {task} ({mine[0]['metric']}) {_cells(rows[-1])} | {mean(gains):+.1f}{_spread(gains)} "
             f"| {kept} of {len(mine)} | {', '.join(name for name, _ in nearest.most_common(3))} |"
         )
     means = {column: _mean(row[column] for row in rows) for column in COLUMNS}
     rise = [row["pi"] - row["expert"] for row in rows]
     return [
         *lines,
-        f"| **mean** {_cells(means)} | {mean(rise):+.2f} ± {_spread(rise):.1f} | | |",
+        f"| **mean** {_cells(means)} | {mean(rise):+.2f}{_spread(rise)} | | |",
         "",
         told_gain(runs),
         *untrained(means),
@@ -311,7 +311,8 @@ def keeping(runs: Sequence[dict[str, Any]]) -> list[str]:
         for run in runs:
             gain = run["percent"]["mixture"] - run["percent"]["expert"] if kept(run) else 0.0
             gains.setdefault(run["task"], []).append(gain)
-        means, every = [mean(of) for of in gains.values()], [gain for of in gains.values() for gain in of]
+        means = [round(mean(of), 6) for of in gains.values()]  # what cancels out is no gain
+        every = [gain for of in gains.values() for gain in of]
         share = sum(map(kept, runs)) / len(runs)
         gaining = sum(gain > 0 for gain in means)
         lines.append(
@@ -466,12 +467,12 @@ def contest(runs: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         "## All methods, mini20 on ofa-mini, 16 shots",
         "",
-        f"`pituning bench mini20 --pool mini20 --recipe ofa-mini --shots 16`: {len(tasks)} tasks, seeds "
-        f"{', '.join(map(str, sorted(seeds)))}.",
-        "Points of a hundred, with 95 % intervals (bootstrap over tasks and seeds). The seconds are the",
-        "median of a task from nothing to what was scored, on one core; what takes the own expert or the",
-        "neighbours from π-Tuning counts all the time of that. Tasks were embedded at their own experts, and",
-        "neighbours found beyond the k nearest, too, as `tune` did then. What trains alone chooses among",
+        "`pituning bench mini20 --backbone ofa-mini --pool mini20 --recipe ofa-mini --shots 16",
+        f"--out results/bench`: {len(tasks)} tasks, seeds {', '.join(map(str, sorted(seeds)))}; of the pool",
+        "as it was when tasks were embedded at their own experts, and `tune` found neighbours beyond the k",
+        "nearest, too. Points of a hundred, with 95 % intervals (bootstrap over tasks and seeds). The",
+        "seconds are the median of a task from nothing to what was scored, on one core; what takes the own",
+        "expert or the neighbours from π-Tuning counts all the time of that. What trains alone chooses among",
         "three rates, and ran on some of the tasks: see its differences, which are of the same ones.",
         "",
         "| method | mean | minus the own expert | better / worse | π-Tuning minus it | seconds | runs |",
@@ -519,8 +520,8 @@ def _cells(row: Mapping[str, float | None]) -> str:
     return "".join("| – " if row[c] is None else f"| {row[c]:.1f} " for c in COLUMNS).rstrip()
 
 
-def _spread(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else 0.0
+def _spread(values: Sequence[float]) -> str:
+    return f" ± {stdev(values):.1f}" if len(values) > 1 else ""
 
 
 def retrieval(retrieval: dict[str, Any], retrieval_index: dict[str, Any], graph: dict[str, Any]) -> list[str]:

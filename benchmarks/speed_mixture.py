@@ -61,7 +61,8 @@ def mixture_ratios(repeats: int) -> dict[str, float]:
     for size in SIZES[1:]:
         works[f"outputs of {size} mixed"] = _live_step(backbone, experts[:size], _outputs)
     works["outputs of 8 mixed, one projection"] = _live_step(backbone, experts[:8], _shared_outputs)
-    works["AdapterFusion of 8"] = _live_step(backbone, experts[:8], _fusion, trained=("query.", "key."))
+    attention = ("query.", "key.", "value.")
+    works["AdapterFusion of 8"] = _live_step(backbone, experts[:8], _fusion, trained=attention)
     seconds = interleaved(works, repeats)
     found = {name: ratio(seconds, name, "single") for name in works if name != "single"}
     for name in ("outputs of 8 mixed", "outputs of 8 mixed, one projection", "AdapterFusion of 8"):

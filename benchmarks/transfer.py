@@ -122,8 +122,8 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
 
         return lambda few, own, others: {other: alike(few, other) for other in others}
 
-    def neither(one: str, two: str) -> Expert:
-        return everyone["sst2" if "coco-captions" in (one, two) else "coco-captions"]
+    def neither(*pair: str) -> Expert:
+        return everyone[next(name for name in ("coco-captions", "sst2", "dtd") if name not in pair)]
 
     def weights(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
         experts = [own, *(everyone[other] for other in others)]

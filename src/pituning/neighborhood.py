@@ -271,6 +271,8 @@ class Neighborhood:
         other = self.embeddings[name]
         if other.manner != embedding.manner:
             return f"{name} was embedded {other.manner}, and not {embedding.manner}; see `pituning embed`"
+        if other.is_zero:
+            return f"{name} has an embedding that is zero everywhere: its task teaches nothing"
         if space == "delta" and not shared_modules(embedding, other)[0].components:
             return f"{name} adapts none of the modules that the target's expert adapts"
         if self.experts[name].untrained:

@@ -173,11 +173,13 @@ def pi_tune(
     names = [neighbor.name for neighbor in neighbors]
     untuned = mixing.as_they_are(names, target)
     choose = partial(mixing.begin, names, target, untuned, progress=progress)
-    begin = stage.once("start", f"{config}{own.digest}{target.fingerprint}{names}", choose)
+    mixed_with = [(name, around.experts[name].digest) for name in names]
+    begin = stage.once("start", f"{config}{own.digest}{target.fingerprint}{mixed_with}", choose)
     log.info("interpolate: tuning the mixture with %s", ", ".join(names) or "no other")
     mixture = mixing.mixture(names, begin)
     before = mixture.collapse(rank=config.rank)
-    tuned = tune(mixture, target, config.tuning, **stage("mixture"))
+    tuning = config.tuning if names else replace(config.tuning, epochs=0)  # alone, it is trained already
+    tuned = tune(mixture, target, tuning, **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own is clearly better.
     log.info("collapse: comparing the mixture with the task's own expert")

@@ -226,6 +226,21 @@ def test_a_task_without_an_expert_is_embedded_at_the_pools_own_start(world: Worl
     assert document["refused"] == {"0": "0 has no embedding; run `pituning embed`"}
 
 
+def test_a_task_is_predicted_from_the_shots_asked_for(world: World, tmp_path: Path) -> None:
+    """Not from those of an expert of it that the pool holds."""
+    pool = tmp_path / "pool"
+    fixed = ("--backbone", world.backbone, "--pool", pool, *SHORT)
+    assert call("train", world.task("b"), *fixed).code == 0
+    drawn = [("--shots", 2), ("--shots", 2, "--seed", 1), ()]
+    before = [call("predict", world.task("a"), "--pool", pool, *shots, "--json").document for shots in drawn]
+    assert call("train", world.task("a"), *fixed, "--shots", 2).code == 0
+    after = [call("predict", world.task("a"), "--pool", pool, *shots, "--json").document for shots in drawn]
+    assert [found["examples"] for found in after] == [found["examples"] for found in before]
+    alike = [[found["neighbors"][0]["similarity"] for found in every] for every in (before, after)]
+    assert alike[1] == pytest.approx(alike[0])
+    assert len(set(alike[0])) == 3
+
+
 def test_a_task_under_a_head_is_predicted_from_its_expert(
     folder_of: Callable[[str], Path], world: World, tmp_path: Path
 ) -> None:
@@ -242,7 +257,7 @@ def test_a_task_under_a_head_is_predicted_from_its_expert(
     found = call("predict", world.task("c"), "--pool", pool, "--shots", 3, "--json").document
     assert [neighbor["name"] for neighbor in found["neighbors"]] == ["a"]
     other = call("predict", world.task("c"), "--pool", pool, "--shots", 2)
-    assert (other.code, "trained with other shots" in other.err) == (2, True)
+    assert (other.code, "on other shots: pass its own, or `--name" in other.err) == (2, True)
     outcome = call("predict", world.task("b"), "--pool", pool)
     assert (outcome.code, outcome.out) == (2, "")
     assert "or on a model with a head, a task is compared by its own expert" in outcome.err
@@ -298,7 +313,7 @@ def test_graph_draws_the_adapters_that_can_be_compared(tmp_path: Path) -> None:
         pool.add(expert, embedding)
     drawn = call("graph", "--pool", pool.path, "--out", tmp_path / "graph.html")
     assert "2 tasks drawn" in drawn.out
-    assert "not drawn, being of another kind or embedded in another way: three" in drawn.out
+    assert "not drawn, being of another kind, embedded in another way, or zero: three" in drawn.out
 
 
 def test_pool_lists_shows_adds_removes_and_verifies(world: World, tmp_path: Path) -> None:

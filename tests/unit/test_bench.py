@@ -20,9 +20,11 @@ from pituning.backbones import Backbone
 from pituning.bench import METHODS, Contest, paired_difference, summary
 from pituning.bench import joint as joint_module
 from pituning.bench import lorahub as lorahub_module
+from pituning.bench import methods as methods_module
 from pituning.bench.fusion import FusedLayer, fused
 from pituning.bench.merging import Differences, by_fisher, weighted
-from pituning.errors import ConfigError, ExpertError
+from pituning.errors import ConfigError, ExpertError, TrainingError
+from pituning.evaluation import Evaluation
 from pituning.example import Example
 from pituning.expert import Expert, attach_expert, is_head
 from pituning.predict import FisherConfig, Neighbor, embed
@@ -82,7 +84,7 @@ def test_a_neighbour_is_scored_under_the_targets_head(
     assert heads
     assert all(made.tensors[name].equal(own.tensors[name]) for name in heads)
     trained = [name for name, parameter in fused(contest).named_parameters() if parameter.requires_grad]
-    assert {"query", "key"} < {name.split(".")[-2] for name in trained}  # and the head's
+    assert {"query", "key", "value"} < {name.split(".")[-2] for name in trained}  # and the head's
     assert 0 <= contest.score(METHODS["fusion"].make(contest)) <= 1
 
 
@@ -92,6 +94,74 @@ def test_the_outputs_of_a_variant_of_lora_are_not_mixed(
     contest = made_contest(backbone_of("t5"), tmp_path / "pool", "dora")
     with pytest.raises(ExpertError, match="variant of LoRA"):
         fused(contest)
+
+
+def test_what_adapts_no_layer_is_not_fused(backbone_of: Callable[[str], Backbone], tmp_path: Path) -> None:
+    contest = made_contest(backbone_of("t5"), tmp_path / "pool", "prompt")
+    with pytest.raises(ExpertError, match="PROMPT_TUNING adapts no layer"):
+        METHODS["fusion"].make(contest)
+
+
+def test_learnt_weights_leave_the_experts_as_they_are(contest: Contest) -> None:
+    """What comes out lies between them, number by number."""
+    made = METHODS["weights"].make(contest)
+    assert isinstance(made, Expert)
+    experts = [contest.pi.own, *contest.neighbors]
+    for name, value in made.tensors.items():
+        rows = torch.stack([expert.tensors[name] for expert in experts])
+        assert bool((value >= rows.amin(dim=0) - 1e-6).all())
+        assert bool((value <= rows.amax(dim=0) + 1e-6).all())
+    assert not same_tensors(made, contest.pi.own)
+
+
+@pytest.mark.parametrize("name", ["ties", "dare", "fisher", "average", "average-all"])
+def test_a_merge_depends_on_the_neighbours(name: str, contest: Contest) -> None:
+    made = METHODS[name].make(contest)
+    others = Contest(contest.backbone, contest.task, contest.pool, contest.config, contest.sources)
+    vars(others)["_pi"] = replace(contest.pi, neighbors=[Neighbor(contest.others[-1].name, 1.0)])
+    vars(others)["others"] = contest.others[-1:]
+    remade = METHODS[name].make(others)
+    assert isinstance(made, Expert)
+    assert isinstance(remade, Expert)
+    assert not same_tensors(made, remade)
+
+
+@pytest.mark.parametrize(
+    ("diverging", "best", "taken"),
+    [((), 1, 1), ((), 2, 2), ((), 3, 3), ((1,), 1, 2), ((1, 2), 1, 3), ((1, 2, 3), 1, None)],
+)
+def test_of_three_rates_the_one_that_validates_best_is_taken(
+    diverging: Sequence[int],
+    best: int,
+    taken: int | None,
+    contest: Contest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And one that diverges is none."""
+    rates = []
+
+    def train(backbone: Backbone, task: Task, config: TrainConfig) -> Expert:
+        expert = train_expert(backbone, task, replace(config, epochs=0))
+        if not config.epochs:  # to know the usual rate
+            return expert
+        rates.append(config.learning_rate)
+        if len(rates) in diverging:
+            raise TrainingError("the loss must stay finite", "nan", "Lower the rate.")
+        return expert.renamed(str(len(rates)))
+
+    def judge(_: Backbone, __: Task, made: dict[str, Expert]) -> dict[str, Evaluation]:
+        return {name: Evaluation(-abs(int(expert.name) - best)) for name, expert in made.items()}
+
+    monkeypatch.setattr(methods_module, "train_expert", train)
+    monkeypatch.setattr(methods_module, "validated", judge)
+    if taken:
+        made = METHODS["lora"].make(contest)
+        assert isinstance(made, Expert)
+        assert made.name == str(taken)
+    else:
+        with pytest.raises(TrainingError, match="stay finite"):
+            METHODS["lora"].make(contest)
+    assert rates == pytest.approx([1e-3, 3e-3, 1e-3 / 3])
 
 
 @pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias")  # peft's BEFT on T5
@@ -222,7 +292,7 @@ def test_fused_outputs_of_one_expert_several_times_are_that_experts(contest: Con
     trained = {
         name.rpartition(".")[0].rpartition(".")[2] for name, p in module.named_parameters() if p.requires_grad
     }
-    assert trained == {"query", "key"}
+    assert trained == {"query", "key", "value"}
 
 
 def test_lorahub_finds_weights_that_lower_the_training_loss(contest: Contest) -> None:
@@ -253,6 +323,13 @@ def test_the_interval_is_the_bootstraps() -> None:
     assert found.low == pytest.approx(there.confidence_interval.low, abs=3e-3)
     assert found.high == pytest.approx(there.confidence_interval.high, abs=3e-3)
     assert (found.better, found.worse, found.tasks) == ((values > 0).sum(), (values < 0).sum(), 20)
+
+
+def test_what_cancels_out_is_neither_better_nor_worse() -> None:
+    gains = {("a", 0): 0.1, ("a", 1): 0.2, ("a", 2): -0.3, ("b", 0): 1.0}
+    assert sum(list(gains.values())[:3]) != 0  # in floating point
+    found = paired_difference(gains, dict.fromkeys(gains, 0.0))
+    assert (found.better, found.worse, found.tasks) == (1, 0, 2)
 
 
 def test_differences_are_paired_by_task_and_seed_and_every_task_counts_the_same() -> None:

@@ -91,7 +91,7 @@ def test_the_best_expert_and_its_reasons_come_out(
     assert result.lead
     assert result.lead.mean == pytest.approx(float(lead.mean()), abs=1e-5)
     assert result.lead.error == pytest.approx(float(lead.std()) / len(lead) ** 0.5, abs=1e-5)
-    assert result.kept == ("mixture" if result.lead.mean > result.lead.error else "expert")
+    assert result.kept == ("expert" if result.lead.mean < -result.lead.error else "mixture")
     assert result.expert.name == "target"
 
 
@@ -594,6 +594,13 @@ def test_a_start_that_was_chosen_for_a_given_expert_is_kept(
     first = pi_tune(backbone, target, pool, CONFIG, **kept)
     monkeypatch.setattr(Mixing, "begin", lambda *_, **__: pytest.fail("chosen again"))
     assert pi_tune(backbone, target, pool, CONFIG, **kept).start == first.start
+    changed = Pool.create(tmp_path / "changed")  # the same names, other experts
+    for name in pool:
+        expert = pool.get(name)
+        other = replace(expert, tensors={key: 2 * value for key, value in expert.tensors.items()})
+        changed.add(other, replace(pool.embedding(name), expert=other.digest))
+    with pytest.raises(pytest.fail.Exception, match="chosen again"):
+        pi_tune(backbone, target, changed, CONFIG, **kept)
 
 
 def test_an_expert_that_learnt_nothing_is_no_neighbour(
@@ -605,6 +612,25 @@ def test_an_expert_that_learnt_nothing_is_no_neighbour(
     result = pi_tune(backbone, target, pool, CONFIG)
     assert [neighbor.name for neighbor in result.neighbors] == ["text0"]
     assert "text1 learnt nothing of its own task" in result.refused["text1"]
+
+
+def test_an_expert_whose_task_teaches_nothing_is_no_neighbour(
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path
+) -> None:
+    silent = Pool.create(tmp_path / "pool")
+    known = pool.embedding("text0")
+    zero = replace(known, components={name: torch.zeros_like(t) for name, t in known.components.items()})
+    silent.add(pool.get("text0"), zero)
+    silent.add(pool.get("text1"), pool.embedding("text1"))
+    result = pi_tune(backbone, target, silent, CONFIG)
+    assert [neighbor.name for neighbor in result.neighbors] == ["text1"]
+    assert "zero everywhere" in result.refused["text0"]
+
+
+def test_alone_an_expert_is_not_tuned_again(backbone: Backbone, target: Task, tmp_path: Path) -> None:
+    result = pi_tune(backbone, target, Pool.create(tmp_path / "pool"), CONFIG)
+    assert (result.neighbors, result.kept, result.best_epoch) == ([], "expert", 0)
+    assert same_tensors(result.mixture, result.own)
 
 
 def test_frozen_experts_do_not_go_on_from_trained_ones(

@@ -65,7 +65,7 @@ class Contest:
     @cached_property
     def _pi(self) -> PiResult | PituningError:
         try:
-            return pi_tune(self.backbone, self.task, self.pool, self.config)
+            return pi_tune(self.backbone, replace(self.task, test=()), self.pool, self.config)
         except PituningError as error:
             return error
 

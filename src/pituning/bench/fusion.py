@@ -25,8 +25,8 @@ SPREAD = 0.02  # of the attention's initial weights: nearly equal parts
 class FusedLayer(nn.Module):
     """One adapted layer with several adapters: what follows sees their outputs, weighed by attention.
 
-    The query is the frozen layer's output, the keys are the adapters'. The paper's value matrix, which starts
-    as the identity, is left out.
+    The query is the frozen layer's output; the adapters' are keys and, through a matrix that starts as the
+    identity, values.
     """
 
     def __init__(self, layers: Sequence[nn.Module], width: int) -> None:
@@ -36,6 +36,8 @@ class FusedLayer(nn.Module):
         self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         for linear in (self.query, self.key):
             nn.init.normal_(linear.weight, std=SPREAD)
+        self.value = nn.Linear(width, width, bias=False)
+        nn.init.eye_(self.value.weight)
         self.to(next(self.layers.parameters()).device)
 
     @property
@@ -46,10 +48,11 @@ class FusedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` to `[..., width]`."""
         y: Tensor = self.base(x)
-        outputs = torch.stack([_adapted(layer, x, y) for layer in self.layers])
-        query, keys = self.query(y.to(self.query.weight.dtype)), self.key(outputs.to(self.key.weight.dtype))
-        scores = (query * keys).sum(dim=-1, keepdim=True) / y.shape[-1] ** 0.5
-        mixed: Tensor = (scores.softmax(dim=0) * outputs).sum(dim=0)
+        dtype = self.query.weight.dtype
+        outputs = torch.stack([_adapted(layer, x, y) for layer in self.layers]).to(dtype)
+        scores = (self.query(y.to(dtype)) * self.key(outputs)).sum(dim=-1, keepdim=True)
+        # The weights sum to one, so the mean's value is the mean of the values.
+        mixed: Tensor = self.value((scores.softmax(dim=0) * outputs).sum(dim=0))
         return mixed.to(y.dtype)
 
 
@@ -73,9 +76,11 @@ def _require_plain(layer: nn.Module, method: str) -> None:
     """Raise ExpertError where a layer does more than `_adapted` knows of."""
     variant = isinstance(layer, LoraLinear) and (layer.lora_variant or any(layer.lora_bias.values()))
     if variant or not isinstance(layer, (BottleneckLayer, LoraLinear)):
-        given = f"{method}: {type(layer).__name__}{' with a variant of LoRA' if variant else ''}"
-        must = "outputs are mixed of bottleneck adapters or plain LoRA"
-        raise ExpertError(must, given, "Leave fusion out.")
+        raise _unmixable(f"{method}: {type(layer).__name__}{' with a variant of LoRA' if variant else ''}")
+
+
+def _unmixable(given: str) -> ExpertError:
+    return ExpertError("outputs are mixed of bottleneck adapters or plain LoRA", given, "Leave fusion out.")
 
 
 def fused(contest: Contest) -> nn.Module:
@@ -99,4 +104,6 @@ def fused(contest: Contest) -> nn.Module:
             layers = [model.get_submodule(name).requires_grad_(False) for model in models]
             width = width_of(_base(layer), "a fusion")
             setattr(module.get_submodule(parent), leaf, FusedLayer(layers, width))
+    if not any(isinstance(layer, FusedLayer) for layer in module.modules()):
+        raise _unmixable(f"{own.method} adapts no layer")
     return module

@@ -42,7 +42,7 @@ def paired_difference(
     by_task: dict[str, list[float]] = {}
     for task, run in shared:
         by_task.setdefault(task, []).append(one[task, run] - other[task, run])
-    means = np.array([np.mean(row) for row in by_task.values()])
+    means = np.array([np.mean(row) for row in by_task.values()]).round(9)  # what cancels out is no difference
     low, high = _interval(list(by_task.values()), seed) if len(by_task) >= FEWEST else (None, None)
     better, worse = int((means > 0).sum()), int((means < 0).sum())
     return Difference(float(means.mean()), low, high, better, worse, len(means))

@@ -42,7 +42,7 @@ def lorahub(contest: Contest) -> Expert:
 
     def loss(weights: list[float]) -> float:
         mixed.place(weighted(list(weights)))
-        found = evaluate(contest.backbone, mixed.model, contest.few, contest.few.train)
+        found = evaluate(contest.backbone, mixed.model, contest.few, contest.few.train, draw=False)
         size = PENALTY * sum(map(abs, weights)) / len(experts)
         return size - found.negative_loss if math.isfinite(found.negative_loss) else math.inf
 

@@ -18,6 +18,8 @@ from pituning.bench.fusion import fused
 from pituning.bench.joint import joint
 from pituning.bench.lorahub import lorahub
 from pituning.bench.merging import Combine, Differences, by_fisher
+from pituning.errors import TrainingError
+from pituning.evaluation import Evaluation
 from pituning.expert import Expert
 from pituning.interpolate import Mixture, tune
 from pituning.predict import embed
@@ -52,31 +54,37 @@ def _base(contest: Contest) -> nn.Module:
 
 
 def _best_rate(contest: Contest, train: Callable[[float], Made]) -> Made:
-    """What validates best of what is trained at each multiple of a rate; the usual one without validation."""
-    best = train(MULTIPLES[0])
-    if not contest.few.validation:
-        return best
-    found = validated(contest.backbone, contest.few, {"": best})[""]
-    for multiple in MULTIPLES[1:]:
-        made = train(multiple)
+    """What validates best of what is trained at each multiple of a rate; the usual one without validation.
+
+    Raises:
+        TrainingError: every rate diverges.
+    """
+    best: tuple[Evaluation, Made] | None = None
+    diverged = list[TrainingError]()
+    for multiple in MULTIPLES:
+        try:
+            made = train(multiple)
+        except TrainingError as error:
+            diverged.append(error)
+            continue
+        if not contest.few.validation:
+            return made
         here = validated(contest.backbone, contest.few, {"": made})[""]
-        if here.merit > found.merit:
-            best, found = made, here
-    return best
+        if best is None or here.merit > best[0].merit:
+            best = here, made
+    if best is None:
+        raise diverged[0]
+    return best[1]
 
 
 def _trained(contest: Contest, *, method: str) -> Made:
     """A new adapter of this method, without any other expert."""
-    config = replace(contest.config.train, seed=contest.config.seed, init_seed=contest.pool.init_seed)
+    config = replace(contest.config.train, method=method, seed=contest.config.seed)
+    config = replace(config, init_seed=contest.pool.init_seed)
     train = partial(train_expert, contest.backbone, contest.few)
-    usual = train(replace(config, method=method, learning_rate=None))
-    rate = float(usual.card.recipe["learning_rate"])
-
-    def at(multiple: float) -> Expert:
-        wanted = replace(config, method=method, learning_rate=rate * multiple)
-        return usual if multiple == 1 else train(wanted)
-
-    return _best_rate(contest, at)
+    untrained = train(replace(config, learning_rate=None, epochs=0))
+    usual = float(untrained.card.recipe["learning_rate"])
+    return _best_rate(contest, lambda multiple: train(replace(config, learning_rate=usual * multiple)))
 
 
 def _full(contest: Contest) -> Made:

@@ -56,14 +56,18 @@ def _inspect(name: str) -> tuple[str, list[str], dict[str, Any]]:
 
 
 def _embedded_otherwise(pool: Pool) -> list[str]:
-    """The experts that are not embedded as most are, and so are no neighbours where those are."""
-    names: dict[str, list[str]] = {}
+    """The experts that are not embedded as most are, or at zero, and so are no neighbours."""
+    names, zero = dict[str, list[str]](), list[str]()
     for name in pool:
         _, embedding = pool.read(name)
-        if embedding:
+        if embedding and embedding.is_zero:
+            zero.append(
+                f"{name}: its embedding is zero everywhere, so it is no neighbour: its task teaches nothing"
+            )
+        elif embedding:
             names.setdefault(embedding.manner, []).append(name)
     most, *others = sorted(names, key=lambda manner: -len(names[manner])) or [""]
-    return [
+    return zero + [
         f"{', '.join(names[manner])}: embedded {manner}, and so not compared with others, which are {most}; "
         "run `pituning embed` with their options"
         for manner in others

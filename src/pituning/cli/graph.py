@@ -31,7 +31,11 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     names, matrix = draw(pool, out, [options.command])
     document = {"names": names, "similarity": matrix, "report": str(out)}
     left = [name for name in pool if pool.has_embedding(name) and name not in names]
-    told = f"; not drawn, being of another kind or embedded in another way: {', '.join(left)}" if left else ""
+    told = (
+        f"; not drawn, being of another kind, embedded in another way, or zero: {', '.join(left)}"
+        if left
+        else ""
+    )
     return document, f"{len(names)} tasks drawn in {out}{told}"
 
 
@@ -47,7 +51,7 @@ def draw(pool: Pool, out: Path, commands: Sequence[str] = ()) -> tuple[list[str]
     modality = {}
     for name in pool:
         expert, embedding = pool.read(name)
-        if embedding:
+        if embedding and not embedding.is_zero:
             alike.setdefault(layout(embedding), {})[name] = embedding
             modality[name] = expert.card.modality
     drawn = max(alike.values(), key=len, default={})

@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     check_count(options.k)
     task, pool = task_named(options.task), pool_named(options.pool)
     around, config = Neighborhood.of(pool), read_options(options, FisherConfig)
-    given = (task, pool, around, config, options)
+    few = task if options.shots is None else task.sample(options.shots, config.seed)
+    given = (few, pool, around, config, options)
     own, embedding = _stored(*given) or _embedded(*given)
     refused = around.refusals(own, embedding, options.space)
     found = around.nearest(embedding, options.k, space=options.space, without=refused)
@@ -60,24 +61,25 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _stored(
-    task: Task, pool: Pool, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
+    few: Task, pool: Pool, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
 ) -> tuple[Expert, TaskEmbedding] | None:
     """The task's own expert in the pool, where that was embedded on these examples, and as the options say.
 
+    One that `--name` names may have been given other shots than the options draw.
+
     Raises:
-        StaleEmbeddingError: if `--name` names one that was not.
-        PoolError: or one that is not there, or was trained with other shots.
+        StaleEmbeddingError: if that was embedded on other data, or otherwise.
+        PoolError: or is not there, or was trained with another number of shots.
     """
-    own = pool.get(options.name) if options.name else around.experts.get(task.name)
+    own = pool.get(options.name) if options.name else around.experts.get(few.name)
     known = around.embeddings.get(own.name) if own else None
-    if own and known and known.source == task.source and _as_wanted(known, around, config, options):
-        try:
-            if options.shots is not None:
-                as_trained(task, own, options.shots)
+    if own and known and _as_wanted(known, around, config, options):
+        if known.data == few.fingerprint:
             return own, known
-        except PoolError:
-            if options.name:
-                raise
+        if options.name and known.source == few.source:
+            if options.shots is not None:
+                as_trained(task_named(options.task), own, options.shots)
+            return own, known
     if options.name:
         must = f"expert {options.name!r} must have been embedded on the data of {options.task}"
         given = "it was not, or with other options" if known else f"{options.pool} has no embedding of it"
@@ -95,7 +97,7 @@ def _as_wanted(
 
 
 def _embedded(
-    task: Task, pool: Pool, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
+    few: Task, pool: Pool, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
 ) -> tuple[Expert, TaskEmbedding]:
     """The task at the adapter that the pool's experts began as, and that adapter: nothing is trained.
 
@@ -110,30 +112,29 @@ def _embedded(
     backbone = load_backbone(name)
     if config.where == "expert" or backbone.head_modules(backbone.model):
         must = "at its expert, or on a model with a head, a task is compared by its own expert in the pool"
-        given = f"none of {task.name!r} that was embedded {config.manner} on these examples"
-        raise PoolError(must, given, _expert_first(task, around, config, options))
+        given = f"none of {few.name!r} that was embedded {config.manner} on these examples"
+        raise PoolError(must, given, _expert_first(few.name, around, config, options))
     around.check_manner(config)
-    few = task if options.shots is None else task.sample(options.shots, config.seed)
     untrained = TrainConfig(epochs=0, init_seed=pool.init_seed)
     own = train_expert(
         backbone,
         replace(few, validation=()),
         untrained,
-        name=f"target:{task.name}",
+        name=f"target:{few.name}",
         like=around.typical(backbone),
     )
     return own, embed(backbone, own, few, config, progress=progress_wanted(options.json))
 
 
-def _expert_first(task: Task, around: Neighborhood, config: FisherConfig, options: argparse.Namespace) -> str:
+def _expert_first(name: str, around: Neighborhood, config: FisherConfig, options: argparse.Namespace) -> str:
     """What to do where a task can be embedded with an expert of its own alone."""
-    there = task.name in around.experts
+    there = name in around.experts
     option = "setting paper" if config.setting == "paper" else "at expert"
     place = f" --{'' if there else 'fisher-'}{option}" if config.where == "expert" else ""
     verb = f"pituning {'embed' if there else 'train'} {options.task} --pool {options.pool}{place}"
     if there:
         return (
-            "It was embedded in another way, or trained with other shots: leave the options out, or run "
-            f"`{verb}`; other experts are compared where they are embedded alike."
+            f"It was embedded in another way, or on other shots: pass its own, or `--name {name}` to take it "
+            f"as it is, or run `{verb}`; other experts are compared where they are embedded alike."
         )
     return f"Run `{verb} ...` first."

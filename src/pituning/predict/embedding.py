@@ -142,6 +142,11 @@ class TaskEmbedding:
         """In words, what two embeddings must share to be compared."""
         return _manner(self.setting, self.labels, self.at)
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether it says nothing, as of a task with a single answer."""
+        return not any(bool(tensor.any()) for tensor in self.components.values())
+
     def differs(self, other: TaskEmbedding) -> bool:
         """Whether it is of another task than `other`, and of other data."""
         return self.task != other.task and self.source != other.source
