@@ -362,13 +362,17 @@ def with_all_data(found: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(f"| {run['task']} " + "".join(f"| {one:.1f} " for one in row) + f"| {gain:+.1f} |")
     means = "".join(f"| {mean(column):.1f} " for column in zip(*rows, strict=True))
     worse = sum(gain < -0.5 for gain in gains)
+    scored = {name: {(run["task"], 0): percent(run, run["all"][name]) for run in found} for name in names}
+    gap, lead = (paired_difference(scored["pi"], scored[name]) for name in ("expert", "alone"))
     return [
         *lines,
         f"| **mean** {means}| {mean(gains):+.2f} |",
         "",
         f"Tasks were embedded {where_embedded(found)}.",
-        f"{worse} of {len(gains)} tasks lose more than 0.5 points, the worst {min(gains):+.1f}. The expert "
-        f"tuned alone gains {mean(more):+.2f}.",
+        f"{worse} of {len(gains)} tasks lose more than 0.5 points, the worst {min(gains):+.1f}.",
+        f"Mean gain {mean(gains):+.2f}{_interval(gap)}; of the expert tuned alone {mean(more):+.2f}.",
+        f"π, kept, minus the expert tuned alone: {lead.mean:+.2f}{_interval(lead)}; better on {lead.better}, "
+        f"worse on {lead.worse}.",
         "",
     ]
 
