@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import importlib
+import io
 import json
 import os
 import re
@@ -77,6 +78,7 @@ class _Terminated(KeyboardInterrupt):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 143 after SIGTERM."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     if not _launched() or os.environ["RANK"] == "0":
         return _interruptible(given)
     if given and given[0] not in TOGETHER:
@@ -87,6 +89,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         contextlib.redirect_stderr(nothing),
     ):
         return _interruptible(given)
+
+
+def _open_streams() -> None:
+    """Let what is printed go through: to nobody where a stream is closed, escaped where it lacks a letter."""
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _interruptible(given: list[str]) -> int:
@@ -158,7 +169,8 @@ def _run(verb: str, arguments: list[str]) -> int:
     parser.finish()
     try:
         options = parser.parse(arguments)
-        options.command = shlex.join(["pituning", verb, *arguments])  # as a report repeats it
+        told = [verb, *(argument for argument in arguments if argument != "--resume")]
+        options.command = shlex.join(["pituning", *told])  # as a report repeats it
     except SystemExit as stop:
         return int(stop.code or 0)
     from pituning.cli.terminal import quiet_libraries, tell_progress

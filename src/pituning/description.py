@@ -13,6 +13,7 @@ import yaml
 from pituning.cells import FIELDS
 from pituning.decoding import Decoding
 from pituning.errors import TaskError
+from pituning.safe_files import UniqueKeyLoader, without_doubles
 from pituning.spelling import did_you_mean, did_you_mean_file
 
 SPLITS: Mapping[str, str] = {
@@ -156,7 +157,7 @@ def _task_file(path: Path) -> Path:
 def _parse(file: Path) -> Mapping[str, Any]:
     try:
         text = file.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        content = _json(text) if file.suffix == ".json" else yaml.load(text, UniqueKeyLoader)
     except json.JSONDecodeError as fault:
         raise _invalid(file, f"line {fault.lineno}: {fault.msg}") from fault
     except yaml.MarkedYAMLError as fault:
@@ -169,6 +170,10 @@ def _parse(file: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise _invalid(file, f"{type(content).__name__} at the top")
     return content
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=without_doubles)
 
 
 def _invalid(file: Path, given: str) -> TaskError:

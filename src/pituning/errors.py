@@ -31,11 +31,13 @@ class PituningError(ValueError):
             return
         if len(faults) == 1:
             raise faults[0]
-        raise cls(
+        found = cls(
             " and ".join(dict.fromkeys(fault.must for fault in faults)),
             "; ".join(fault.given for fault in faults),
             " ".join(dict.fromkeys(fault.fix for fault in faults)),
         )
+        found.args = ("\n- ".join([f"{len(faults)} faults:", *map(str, faults)]),)
+        raise found
 
 
 class TaskError(PituningError):

@@ -118,7 +118,7 @@ class Neighborhood:
         Raises:
             PoolError: if every expert was trained on another backbone.
         """
-        names = self._starts()
+        names = [name for name in self._starts() if self._may_teach(name)] or self._starts()
         foreign = {name: foreign_to(self.experts[name], backbone) for name in names}
         if foreign and all(foreign.values()):
             raise PoolError(
@@ -130,6 +130,9 @@ class Neighborhood:
         known = [expert for expert in here if expert.card.initialisation != UNKNOWN] or here
         counts = Counter(expert.card.initialisation for expert in known)
         return max(known, key=lambda expert: counts[expert.card.initialisation], default=None)
+
+    def _may_teach(self, name: str) -> bool:
+        return name in self.embeddings and not self.experts[name].untrained
 
     def backbone_name(self) -> str:
         """What most cards say; "" where none tells."""

@@ -207,7 +207,7 @@ class Pool:
                 "an expert's name is at most 200 letters, digits, dots, dashes, underscores and +, and not "
                 f"{MANIFEST}",
                 repr(name),
-                "Give another --name, or another `name` in the task file.",
+                "Give another `name` in the task file, or another --name where there is that option.",
             )
 
     def add_embedding(self, name: str, embedding: TaskEmbedding) -> None:

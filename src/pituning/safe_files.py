@@ -10,8 +10,9 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, final
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -100,7 +101,7 @@ def parse_json(content: bytes) -> Any:
         raise ValueError(f"it is not UTF-8 at byte {error.start}") from error
     try:
         found = json.loads(
-            text, object_pairs_hook=_without_doubles, parse_constant=_finite, parse_float=_finite
+            text, object_pairs_hook=without_doubles, parse_constant=_finite, parse_float=_finite
         )
         suspicious = ESCAPE.search(text) or UNPRINTABLE.search(text)
         if suspicious and (odd := UNPRINTABLE.search("".join(_texts(found)))):
@@ -110,7 +111,23 @@ def parse_json(content: bytes) -> Any:
     return found
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+@final
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML as `yaml.safe_load` reads it, with no key twice in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Raise ConstructorError, with the line, where a key stands twice."""
+        seen = set[str]()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                told = f"the key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(problem=told, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's keys and values; raises ValueError where a key stands twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

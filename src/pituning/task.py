@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from string import Formatter
 
 from pituning import metrics
 from pituning.datasets import read_dataset
@@ -244,12 +245,21 @@ class Task:
 
     def _load_faults(self) -> list[TaskError]:
         """The faults that `load_task` raises: see `check`."""
-        faults = []
+        faults = [*self._prompt_faults()]
         for split, examples in self._splits().items():
             needed = [column for column in self._columns if not self._some_have(column, examples)]
             faults += row_faults(split, examples, partial(_empty, needed, self.modality))
             faults += row_faults(split, examples, partial(self._answer_faults, split))
         return faults
+
+    def _prompt_faults(self) -> Iterator[TaskError]:
+        """A prompt of texts with none that the examples have: all inputs would be the same."""
+        named = [name for _, name, _, _ in Formatter().parse(self.prompt or "") if name]
+        if self.prompt is None or not (named or self.modality == "text"):
+            return
+        if self.train and not any(self._some_have(name, self.train) for name in named):
+            fix = "Put {text_a} where an example's text belongs."
+            yield TaskError("a prompt must hold a text that the examples have", repr(self.prompt), fix)
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:

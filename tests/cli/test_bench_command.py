@@ -46,11 +46,11 @@ def test_two_tasks_of_one_name_are_refused(world: World, tmp_path: Path) -> None
     assert "tasks have different names; given: two are called 'b'" in outcome.err
 
 
-def test_joint_training_is_refused_at_once_without_data(world: World, tmp_path: Path) -> None:
+def test_what_takes_the_neighbours_data_is_refused_at_once_without(world: World, tmp_path: Path) -> None:
     fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool)
-    outcome = call(*fixed, "--out", tmp_path / "out", "--methods", "base", "joint")
+    outcome = call(*fixed, "--out", tmp_path / "out", "--methods", "base", "joint", "fisher")
     assert (outcome.code, (tmp_path / "out").exists()) == (2, False)
-    assert "joint trains on the neighbours' data, too; given: no --data" in outcome.err
+    assert "joint and fisher must have the neighbours' data, too; given: no --data" in outcome.err
 
 
 def test_what_is_there_is_not_done_again(world: World, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_a_recipe_stands_where_the_command_line_says_nothing(tmp_path: Path) -> 
         ("mix: {k: two}\n", "k of mix must be int"),
         ("train: 3\n", "a recipe maps model, train, mix, tune to settings; given: `train: 3` in"),
         ("train: {epochs: [\n", "a recipe must be YAML"),
+        ("train: {epochs: 1}\ntrain: {epochs: 2}\n", "the key 'train' stands twice"),
         ("- 1\n", "a recipe maps"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from command import (
     process,
     read_rows,
     refuse,
+    started,
     tree,
     write_rows,
     write_task,
@@ -224,6 +226,29 @@ def test_a_task_without_an_expert_is_embedded_at_the_pools_own_start(world: Worl
     )
     document = call("predict", world.task("b"), "--pool", pool.path, "--json").document
     assert document["refused"] == {"0": "0 has no embedding; run `pituning embed`"}
+
+
+def test_names_with_brackets_are_printed_as_they_are(world: World, tmp_path: Path) -> None:
+    pool = tmp_path / "p[bold]q [/red]"
+    shutil.copytree(world.pool, pool)
+    assert "p[bold]q [/red]" in call("pool", "list", pool).out
+    said = json.loads((world.task() / "task.json").read_text())
+    task = tmp_path / "task"
+    shutil.copytree(world.task(), task)
+    (task / "task.json").write_text(json.dumps(said | {"name": "a [/b]"}))
+    outcome = call("predict", task, "--pool", pool, "--shots", 4)
+    assert (outcome.code, "neighbours of a [/b]" in outcome.out) == (0, True)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_letter_that_a_terminal_lacks_is_escaped(encoding: str) -> None:
+    outcome = outcome_of(process("bench", "--help", env=os.environ | {"PYTHONIOENCODING": encoding}))
+    assert (outcome.code, "Compare \\u03c0-Tuning" in outcome.out) == (0, True)
+
+
+def test_a_closed_stdout_is_no_fault(world: World) -> None:
+    running = started("sh", "-c", f"{INSTALLED} check {world.task()} >&-")
+    assert (outcome_of(running).code, outcome_of(running).err) == (0, "")
 
 
 def test_a_task_is_predicted_from_the_shots_asked_for(world: World, tmp_path: Path) -> None:

@@ -196,6 +196,7 @@ ROWS = '{"text_a": "x", "label": "a"}\n{"text_a": "y", "label": "b"}\n'
     ("files", "message"),
     [
         ({"task_yaml": "name: [1"}, r"must be YAML .*task.yaml line 1"),
+        ({"task_yaml": "name: t\nkind: vqa\nname: u"}, r"line 3: the key 'name' stands twice"),
         ({"task_yaml": "name: t\nlabels: {a\nkind: x"}, r"must be YAML .*line \d"),
         ({"task_yaml": "- a"}, "list at the top"),
         ({"task_yaml": "!!python/object/apply:os.getcwd []"}, "must be YAML"),

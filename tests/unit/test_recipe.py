@@ -627,6 +627,17 @@ def test_an_expert_whose_task_teaches_nothing_is_no_neighbour(
     assert "zero everywhere" in result.refused["text0"]
 
 
+def test_the_own_expert_is_of_a_kind_with_those_that_can_be_its_neighbours(
+    backbone: Backbone, target: Task, pool: Pool, tmp_path: Path
+) -> None:
+    mixed = Pool.create(tmp_path / "pool")
+    add(mixed, backbone, replace(text_task(1), name="a"), replace(BRIEF, method="ia3", epochs=0))
+    mixed.add(train_expert(backbone, text_task(2), replace(BRIEF, method="ia3"), name="b"))  # not embedded
+    mixed.add(pool.get("text0"), pool.embedding("text0"))
+    result = pi_tune(backbone, target, mixed, CONFIG)
+    assert (result.own.method, [neighbor.name for neighbor in result.neighbors]) == ("LORA", ["text0"])
+
+
 def test_alone_an_expert_is_not_tuned_again(backbone: Backbone, target: Task, tmp_path: Path) -> None:
     result = pi_tune(backbone, target, Pool.create(tmp_path / "pool"), CONFIG)
     assert (result.neighbors, result.kept, result.best_epoch) == ([], "expert", 0)

@@ -201,6 +201,18 @@ def test_the_text_is_the_rendered_prompt_or_the_texts_one_a_line():
     assert task().text(Example(image=png())) == ""
 
 
+@pytest.mark.parametrize("prompt", ["Is it good?", "Is {text_b} good?", "{{text_a}}"])
+def test_a_prompt_without_the_examples_text_is_a_fault(prompt):
+    (fault,) = task(prompt=prompt).check()
+    assert "a prompt must hold a text that the examples have" in str(fault)
+
+
+def test_a_prompt_may_name_a_text_that_no_example_has_beside_one_that_all_have():
+    assert task(prompt="{text_a}{text_b}").check() == []
+    seen = tuple(Example(image=png(), label=label) for label in ("bad", "very_good"))
+    assert task(modality="image", prompt="What is it?", train=seen, validation=(), test=()).check() == []
+
+
 @pytest.mark.parametrize("prompt", ["{text_c}", "{}", "{text_a.x}", "{text_a!r}", "{text_a:>9}", "{text_a"])
 def test_a_prompt_with_anything_but_the_texts_is_refused(prompt):
     with pytest.raises(TaskError, match="a prompt may hold"):
@@ -334,7 +346,7 @@ def test_faults_of_all_files_are_told_at_once(tmp_path):
     (tmp_path / "task.json").write_text("{}")
     (tmp_path / "train.csv").write_text("text,label\nit,a\n")
     (tmp_path / "test.csv").write_text("text_a,label\n")
-    with pytest.raises(TaskError, match=r"train.csv must have a column.*test.csv with 0 rows"):
+    with pytest.raises(TaskError, match=r"2 faults:\n- train.csv must have a column.*\n- .*test.csv with 0 rows"):
         load_task(tmp_path)
 
 
@@ -364,7 +376,7 @@ def test_what_a_file_is_instead_of_a_table_is_told(tmp_path):
     (tmp_path / "task.json").write_text("{}")
     (tmp_path / "train.csv").write_text("text_a;label\nit;a\n")
     (tmp_path / "test.csv").write_bytes("text_a,label\ncafé,a\n".encode("latin-1"))
-    with pytest.raises(TaskError, match=r"by commas \(.csv\) or tabs.*UTF-8") as raised:
+    with pytest.raises(TaskError, match=r"by commas \(.csv\) or tabs.*\n.*UTF-8") as raised:
         load_task(tmp_path)
     assert "one column, 'text_a;label'" in str(raised.value)
 

@@ -23,6 +23,7 @@ from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import library_versions, unwritable
+from pituning.pool import Pool
 from pituning.spelling import did_you_mean
 
 log = logging.getLogger(__name__)
@@ -67,14 +68,16 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         require_nevergrad()
     tasks = by_name([task_named(name) for item in options.tasks for name in members(item)]).values()
     sources = by_name([task_named(name) for item in options.data for name in members(item)])
-    if options.methods and "joint" in options.methods and not sources:
-        fix = "Name the tasks of the pool's experts with --data, or leave joint out."
-        raise ConfigError("joint trains on the neighbours' data, too", "no --data", fix)
+    pool = pool_named(options.pool)
+    starved = [name for name in options.methods or () if not sources and _takes_data(name, pool)]
+    if starved:
+        fix = f"Name the tasks of the pool's experts with --data, or leave {' and '.join(starved)} out."
+        raise ConfigError(f"{' and '.join(starved)} must have the neighbours' data, too", "no --data", fix)
     for task in (*tasks, *sources.values()):
         look_over(task)
     for task in tasks:
         task.split("test")
-    recipe, pool, out = recipe_of(options), pool_named(options.pool), Path(options.out)
+    recipe, out = recipe_of(options), Path(options.out)
     configs = [
         tuning_of(argparse.Namespace(**vars(options) | {"seed": seed}), recipe) for seed in options.seed
     ]
@@ -98,6 +101,13 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         must = "a method must fit the backbone, the task and the pool"
         raise ConfigError(must, "none does", "\n".join(dict.fromkeys(run["refused"] for run in runs)))
     return {"out": str(out), "methods": summary(runs)}, _as_text(runs)
+
+
+def _takes_data(name: str, pool: Pool) -> bool:
+    """Whether a method takes the data that the pool's experts were trained on."""
+    if name == "fisher":  # which weighs by the information at each expert
+        return any(pool.embedding(one).at != "expert" for one in pool if pool.has_embedding(one))
+    return name == "joint"
 
 
 def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pituning.backbones import Backbone, load_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.tasks import require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted
-from pituning.errors import PoolError
+from pituning.errors import BackboneError, PoolError
 from pituning.expert import Expert
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, embed
@@ -61,7 +61,13 @@ def backbone_of(expert: Expert, given: str | None) -> Backbone:
         raise PoolError(
             "the backbone must be known", f"expert {expert.name!r} does not name it", "Pass --backbone."
         )
-    return load_backbone(name)
+    try:
+        return load_backbone(name)
+    except BackboneError as error:
+        if given:
+            raise
+        told = f"{error.given}, as the card of expert {expert.name!r} has it"
+        raise BackboneError(error.must, told, "Pass --backbone.") from error
 
 
 def as_trained(task: Task, expert: Expert, shots: int | None) -> Task:

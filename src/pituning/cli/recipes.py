@@ -14,6 +14,7 @@ import yaml
 from pituning.errors import ConfigError
 from pituning.interpolate import TuneConfig
 from pituning.mixing import PiConfig
+from pituning.safe_files import UniqueKeyLoader
 from pituning.spelling import did_you_mean
 from pituning.train import TrainConfig
 
@@ -79,7 +80,7 @@ def read_recipe(name: str) -> Recipe:
             f"{did_you_mean(name, shipped)}Check the name or path.",
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError("a recipe must be YAML", f"{path}: {error}", "Mend the file.") from error
     _check(content, path)
@@ -123,7 +124,8 @@ def _check(content: object, path: Path) -> None:
                 faults.append(ConfigError(must, f"{key!r} in {path.name}", fix))
             elif not _fits(value, kinds[key]):
                 must = f"{key} of {section} must be {_words(kinds[key])}"
-                fix = "Write numbers with a point: 1.0e-4." if isinstance(value, str) else "Mend it."
+                exponent = isinstance(value, str) and float in _choices(kinds[key])
+                fix = "Write numbers with a point: 1.0e-4." if exponent else "Mend it."
                 faults.append(ConfigError(must, f"{value!r} in {path.name}", fix))
     ConfigError.collect(faults)
 

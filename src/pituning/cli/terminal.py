@@ -23,7 +23,7 @@ def quiet_libraries() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module="peft")
+    warnings.filterwarnings("ignore", category=UserWarning, module="(peft|torch)")
 
 
 def progress_wanted(as_json: bool) -> bool:
@@ -61,7 +61,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         grid.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         grid.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    width = None if sys.stdout.isatty() else 100
+    console = Console(width=width, markup=False, emoji=False)  # a name may hold brackets
     with console.capture() as capture:
         console.print(grid)
     return capture.get().rstrip()

@@ -165,7 +165,8 @@ def as_text(result: PiResult, out: Path) -> str:
     titles = stage_titles(result)
     parts = [table(f"experts mixed for {result.task}", ("expert", "similarity", "weight"), rows)]
     if result.scores:
-        scores = [(titles[name], f"{value:.4f}") for name, value in result.scores.items()]
+        shown = [name for name in result.scores if name != "init" or similar]  # alone, it is the expert again
+        scores = [(titles[name], f"{result.scores[name]:.4f}") for name in shown]
         parts.append(table(f"{result.metric} on the test split", ("adapter", result.metric), scores))
     parts += told_worse(result)
     if not result.validation and result.kept == "mixture":
