@@ -355,7 +355,8 @@ def _empty(columns: Sequence[str], modality: str, example: Example) -> Iterator[
         value = getattr(example, column)
         if not (value.strip() if isinstance(value, str) else value):
             fix = f"Fill {column} or remove the row."
-            yield TaskError(f"a row of a task of {modality} must have {column}", "none", fix)
+            given = "an empty file" if value == b"" else "none"
+            yield TaskError(f"a row of a task of {modality} must have {column}", given, fix)
 
 
 def _read_splits(files: Mapping[str, Path], columns: Mapping[str, str]) -> dict[str, tuple[Example, ...]]:

@@ -628,7 +628,7 @@ def test_what_a_library_prints_stays_off_stdout_under_json(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pituning.cli.predict.task_named", lambda path: print("loading") or load_task(path))
-    outcome = call("predict", world.task("a"), "--pool", world.pool, "--json")
+    outcome = call("predict", world.task("a"), "--pool", world.pool, "-k", 2, "--json")
     assert outcome.document["task"] == "a"
     assert outcome.err == "loading\n"
 

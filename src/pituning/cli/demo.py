@@ -63,11 +63,11 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         result = pi_tune(backbone, task, pool, config, progress=progress_wanted(options.json))
         result.expert.save(scratch / "adapter")
         folder, page = out / "adapter", out / "report.html"
-        again = f"{program()} eval mini20/{task.name} --backbone ofa-mini --expert {shlex.quote(str(folder))}"
-        report = tune_report(backbone, task, pool, result, [options.command, again])
+        again = f"eval mini20/{task.name} --backbone ofa-mini --expert {shlex.quote(str(folder))}"
+        report = tune_report(backbone, task, pool, result, [options.command, f"pituning {again}"])
         write_report(report, scratch / page.name)
     document = {**describe(result, config, folder), "report": str(page)}
-    return document, f"{as_text(result, folder)}\nreport: {page}\nevaluate it again: {again}"
+    return document, f"{as_text(result, folder)}\nreport: {page}\nevaluate it again: {program()} {again}"
 
 
 @contextmanager

@@ -107,14 +107,15 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         return {}, ""
     page = out / REPORT
     document = {**describe(result, config, out), "own": options.expert, "report": str(page)}
-    again = f"{program()} eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
+    again = f"eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
     again += "" if task.test else " --split validation"
-    commands = [options.command, *([again] if task.test or task.validation else [])]
+    told = [again] if task.test or task.validation else []
+    commands = [options.command, *(f"pituning {command}" for command in told)]
     report = report_page(tune_report(backbone, task, pool, result, commands))
     _save(result.expert, document, report, workdir / "adapter", out)
     shutil.rmtree(workdir, ignore_errors=True)
-    told = [as_text(result, out), f"report: {page}", *(f"evaluate it again: {c}" for c in commands[1:])]
-    return document, "\n".join(told)
+    last = [f"evaluate it again: {program()} {command}" for command in told]
+    return document, "\n".join([as_text(result, out), f"report: {page}", *last])
 
 
 def _save(expert: Expert, document: dict[str, Any], page: str, scratch: Path, out: Path) -> None:
@@ -147,6 +148,7 @@ def describe(result: PiResult, config: PiConfig, out: Path) -> dict[str, Any]:
         "k": config.k,
         "shots": config.shots,
         "seed": config.seed,
+        "config": asdict(config),
         "expert_dir": str(out),
         "seconds": round(result.seconds, 1),
     }
