@@ -243,6 +243,15 @@ class Task:
             faults.append(TaskError("training data must hold two classes or more", given, "Add examples."))
         return faults
 
+    @property
+    def repeated(self) -> int:
+        """How many validation examples training shows, too: what fits these by heart then looks best.
+
+        `sample` leaves them out.
+        """
+        shown = {example.input_digest for example in self.train}
+        return sum(example.input_digest in shown for example in self.validation)
+
     def _load_faults(self) -> list[TaskError]:
         """The faults that `load_task` raises: see `check`."""
         faults = [*self._prompt_faults()]

@@ -201,6 +201,13 @@ def test_the_text_is_the_rendered_prompt_or_the_texts_one_a_line():
     assert task().text(Example(image=png())) == ""
 
 
+def test_validation_examples_that_training_shows_are_counted_and_drawn_out():
+    seen = task(validation=(*examples("validation", "bad"), *examples("train", "bad", "very_good")))
+    assert (task().repeated, seen.repeated) == (0, 2)
+    assert seen.check() == []
+    assert seen.sample(2, 0).repeated == 0
+
+
 @pytest.mark.parametrize("prompt", ["Is it good?", "Is {text_b} good?", "{{text_a}}"])
 def test_a_prompt_without_the_examples_text_is_a_fault(prompt):
     (fault,) = task(prompt=prompt).check()
@@ -346,7 +353,9 @@ def test_faults_of_all_files_are_told_at_once(tmp_path):
     (tmp_path / "task.json").write_text("{}")
     (tmp_path / "train.csv").write_text("text,label\nit,a\n")
     (tmp_path / "test.csv").write_text("text_a,label\n")
-    with pytest.raises(TaskError, match=r"2 faults:\n- train.csv must have a column.*\n- .*test.csv with 0 rows"):
+    with pytest.raises(
+        TaskError, match=r"2 faults:\n- train.csv must have a column.*\n- .*test.csv with 0"
+    ):
         load_task(tmp_path)
 
 
