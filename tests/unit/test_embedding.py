@@ -248,7 +248,7 @@ def test_a_broken_embedding_file_is_refused(
 
 
 def test_all_faults_of_a_configuration_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"max_examples.*batch_size.*tolerance"):
+    with pytest.raises(ConfigError, match=r"(?s)max_examples.*batch_size.*tolerance"):
         FisherConfig(max_examples=0, batch_size=0, tolerance=1.0)
 
 

@@ -303,9 +303,9 @@ def test_an_unknown_architecture_needs_target_modules(config: Any) -> None:
 
 
 def test_all_faults_of_a_configuration_are_reported_together() -> None:
-    with pytest.raises(ExpertError, match=r"bottleneck_size.*non_linearity.*dropout.*init_std"):
+    with pytest.raises(ExpertError, match=r"(?s)bottleneck_size.*non_linearity.*dropout.*init_std"):
         BottleneckConfig(bottleneck_size=0, non_linearity="tanh", dropout=1.0, init_std=-1.0)  # type: ignore[arg-type]
-    with pytest.raises(ExpertError, match=r"prefix_length.*dropout.*init_std"):
+    with pytest.raises(ExpertError, match=r"(?s)prefix_length.*dropout.*init_std"):
         SelfAttentionPrefixConfig(prefix_length=0, dropout=1.0, init_std=-1.0)
 
 

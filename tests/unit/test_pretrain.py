@@ -133,7 +133,7 @@ def test_boxes_stand_where_the_text_has_them_and_answers_end() -> None:
 
 
 def test_options_out_of_range_are_named_together() -> None:
-    with pytest.raises(ConfigError, match=r"steps must be at least 1.*bins must be at least 2"):
+    with pytest.raises(ConfigError, match=r"(?s)steps must be at least 1.*bins must be at least 2"):
         PretrainConfig(steps=0, bins=1)
 
 
