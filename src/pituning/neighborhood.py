@@ -283,6 +283,12 @@ class Neighborhood:
         return ""
 
 
+def tell_fewer(found: Sequence[Neighbor], k: int) -> None:
+    """Say that there are fewer neighbours than asked for."""
+    if len(found) < k:
+        log.warning("k is %d, but %d of the pool's experts can be neighbours", k, len(found))
+
+
 def _file(pool: Pool, one: Candidate) -> bytes:
     """The embedding's file; empty if it went when another process removed or replaced the expert."""
     try:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +23,7 @@ from pituning.interpolate import tune
 from pituning.interpolate.compatible import Space, obstacle
 from pituning.metrics import METRICS
 from pituning.mixing import Mixing, PiConfig
-from pituning.neighborhood import Neighborhood
+from pituning.neighborhood import Neighborhood, tell_fewer
 from pituning.pool import Pool
 from pituning.predict import Neighbor, embed
 from pituning.selection import Lead, best_of, tested
@@ -164,7 +164,9 @@ def pi_tune(
     )
     refused = around.refusals(own, embedding, config.space)
     neighbors = around.nearest(embedding, config.k, space=config.space, without=refused)
-    _look_over(neighbors, (around.experts[name] for name in refused), own if expert else None, config)
+    if expert and not neighbors:
+        _require_mixable(own, (around.experts[name] for name in refused), config.space)
+    tell_fewer(neighbors, config.k)
     stage.done("neighbors")
 
     # 3. Interpolate: learn the weights and the experts on the target.
@@ -219,22 +221,13 @@ def pi_tune(
     )
 
 
-def _look_over(
-    neighbors: Sequence[Neighbor], refused: Iterable[Expert], given: Expert | None, config: PiConfig
-) -> None:
-    """Say that there are fewer neighbours than asked for.
-
-    Raises:
-        ExpertError: if there is none, as the own expert that was given cannot be mixed with the pool's.
-    """
-    if given and not neighbors:
-        reasons = [obstacle(expert, given, config.space) for expert in refused]
-        if any(reasons):
-            fix = "Mix LoRA experts with `space` delta, or leave this one out."
-            must = f"the own expert must be of a kind with the pool's, to be mixed in {config.space} space"
-            raise ExpertError(must, next(filter(None, reasons)), fix)
-    if len(neighbors) < config.k:
-        log.warning("k is %d, but %d of the pool's experts can be neighbours", config.k, len(neighbors))
+def _require_mixable(own: Expert, others: Iterable[Expert], space: Space) -> None:
+    """Raise ExpertError where an own expert that was given cannot be mixed with those of the pool."""
+    reasons = [reason for other in others if (reason := obstacle(other, own, space))]
+    if reasons:
+        fix = "Mix LoRA experts with `space` delta, or leave this one out."
+        must = f"the own expert must be of a kind with the pool's, to be mixed in {space} space"
+        raise ExpertError(must, reasons[0], fix)
 
 
 def _learnt(own: Expert, target: Task, config: TrainConfig, new: Callable[..., Expert]) -> Expert:

@@ -410,7 +410,8 @@ def test_what_is_no_picture(given_images: Any, message: str) -> None:
 
 
 def test_faults_of_an_image_processor_come_together() -> None:
-    with pytest.raises(BackboneError, match=r"(?s)image_mean is three numbers;.*image_std is three numbers"):
+    told = r"(?s)image_mean is three numbers;.*image_std is three numbers above 0"
+    with pytest.raises(BackboneError, match=told):
         OfaImageProcessor(image_mean=[0.5], image_std=[1, 1, 0])
     for size in (0, 2.5, True, {"height": 8}):
         with pytest.raises(BackboneError, match="side of a square in pixels"):

@@ -82,7 +82,7 @@ def _understood(task: Task) -> dict[str, Any]:
     return {
         "task": {"kind": task.kind, "modality": task.modality, "metric": task.metric},
         "examples": {split: len(examples) for split, examples in splits.items()},
-        "repeated": told_repeated(task) if task.repeated else "",
+        "repeated": told_repeated(task),
         "labels": {label: answers[label] for label in sorted(task.candidates, key=lambda one: answers[one])},
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from dataclasses import fields, replace
 from typing import Any
 
@@ -14,14 +13,12 @@ from pituning.cli.tasks import pool_named, task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import PoolError, StaleEmbeddingError
 from pituning.expert import Expert
-from pituning.neighborhood import Neighborhood
+from pituning.neighborhood import Neighborhood, tell_fewer
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, TaskEmbedding, embed
 from pituning.predict.graph import check_count
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
-
-log = logging.getLogger(__name__)
 
 EXAMPLE = "pituning predict data/cr --pool pool -k 3 --shots 16"
 
@@ -52,8 +49,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     own, embedding = _stored(*given) or _embedded(*given)
     refused = around.refusals(own, embedding, options.space)
     found = around.nearest(embedding, options.k, space=options.space, without=refused)
-    if len(found) < options.k:
-        log.warning("k is %d, but %d of the pool's experts can be neighbours", options.k, len(found))
+    tell_fewer(found, options.k)
     refused = around.told(refused, embedding)
     neighbors = [{"name": neighbor.name, "similarity": neighbor.similarity} for neighbor in found]
     rows = [(neighbor.name, f"{neighbor.similarity:.4f}") for neighbor in found]

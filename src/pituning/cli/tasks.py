@@ -56,14 +56,15 @@ def look_over(task: Task) -> None:
     TaskError.collect(task.image_faults())
     for fault in task.doubts():
         log.warning("%s: %s", task.name, fault)
-    if task.repeated:
-        log.warning("%s: %s", task.name, told_repeated(task))
+    if repeated := told_repeated(task):
+        log.warning("%s: %s", task.name, repeated)
 
 
 def told_repeated(task: Task) -> str:
-    """What `Task.repeated` means."""
-    told = f"{task.repeated} of {len(task.validation)} validation examples are in training, too"
-    return f"{told}: without --shots, which leaves them out, they say nothing of what is new"
+    """What `Task.repeated` means; "" where there are none."""
+    count = task.repeated
+    told = f"{count} of {len(task.validation)} validation examples are in training, too"
+    return f"{told}: without --shots, which leaves them out, they say nothing of what is new" if count else ""
 
 
 def members(name: str) -> list[str]:
