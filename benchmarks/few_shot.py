@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import provenance
 from torch import Tensor
 
 from pituning.backbones import Backbone
@@ -20,6 +19,7 @@ from pituning.expert import attach_expert
 from pituning.interpolate import Mixture
 from pituning.mixing import PiConfig
 from pituning.pool import Pool
+from pituning.provenance import provenance
 from pituning.recipe import PiResult, pi_tune
 from pituning.task import Task
 from pituning.train import score
@@ -46,18 +46,11 @@ def one_run(backbone: Backbone, task: Task, pool: Pool, config: PiConfig, cache:
         "weights": result.weights,
         "validation": result.validation,
         "lead": result.lead and asdict(result.lead),
-        "config": _told(config),
+        "config": config.told,
         "examples": {"train": len(few.train), "validation": len(few.validation), "test": len(task.test)},
         "seconds": time.monotonic() - start,
         **provenance(),
     }
-
-
-def _told(config: PiConfig) -> dict[str, Any]:
-    """As JSON; the file of a method without the folder that it lies in, which is this machine's."""
-    told = asdict(config)
-    told["train"]["method"] = config.train.method and Path(config.train.method).name
-    return told
 
 
 def _mixture(backbone: Backbone, task: Task, result: PiResult) -> float:

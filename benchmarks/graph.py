@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import torch
-from provenance import provenance
 from retrieval import FAMILY, World, embedding_of, template
 
 from pituning.predict import TaskGraph, similarity
+from pituning.provenance import provenance
 
 EXPERTS, NUMBERS, CHECKED = 1_000, 73_728, 200
 RESULTS = Path(__file__).parent / "results" / "graph.json"

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import provenance
 
 from pituning.expert import attach
 from pituning.foundation import Frozen
 from pituning.methods import peft_config
 from pituning.models.ofa import OfaConfig, OfaForConditionalGeneration
+from pituning.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results" / "ofa.json"
 TARGETS = {"step, adapters": "<= 0.9", "step, all": "<= 0.9", "decoding 32 tokens": ">= 3"}

@@ -15,11 +15,11 @@ from statistics import mean
 from typing import Any
 
 from few_shot import write
-from provenance import provenance
 
 from pituning.backbones import load_backbone
 from pituning.pretrain.config import PretrainConfig
 from pituning.pretrain.mixture import Mixture
+from pituning.provenance import provenance
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from skill_answers import right

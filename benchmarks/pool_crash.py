@@ -32,7 +32,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from provenance import provenance
 from torch import nn
 from tqdm import tqdm
 
@@ -43,6 +42,7 @@ from pituning.foundation import Frozen
 from pituning.manifest import SCRATCH
 from pituning.pool import Pool
 from pituning.predict import TaskEmbedding
+from pituning.provenance import provenance
 from pituning.store import QUARANTINE
 from pituning.task import Task
 from pituning.train import TrainConfig

@@ -40,7 +40,6 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig
-from provenance import provenance
 
 from pituning.card import ExpertCard
 from pituning.expert import Expert
@@ -50,6 +49,7 @@ from pituning.pool import Pool
 from pituning.predict import TaskEmbedding
 from pituning.predict.embedding import Order
 from pituning.predict.similarity import flat_similarities
+from pituning.provenance import provenance
 from pituning.sketches import joined, put_records, record_of
 
 WORK = Path(__file__).parent / "work" / "retrieval"

@@ -19,12 +19,12 @@ from typing import Any
 
 import faiss
 import numpy as np
-from provenance import provenance
 from retrieval import FAMILY, WORK, World, drawn_queries
 
 from pituning.manifest import names_in
 from pituning.neighborhood import SHORTLIST
 from pituning.predict.sketch import SIZE, UNKNOWN, Sketches, sketch
+from pituning.provenance import provenance
 from pituning.sketches import name_key, read_records
 
 EXPERTS, NUMBERS, QUERIES = 100_000, 4096, 200

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import provenance
 from rich.console import Console
 from rich.table import Table
 from speed_fisher import fisher_ratios
 from speed_memory import memory_ratios
 from speed_mixture import mixture_ratios
+
+from pituning.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 

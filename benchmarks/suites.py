@@ -28,7 +28,6 @@ from pathlib import Path
 import torch
 from efficientnet import efficientnet
 from few_shot import one_run, remember_pictures, write
-from provenance import provenance
 from t5_mini import MODEL
 
 from pituning.backbones import Backbone, load_backbone
@@ -40,6 +39,7 @@ from pituning.interpolate import Mixture
 from pituning.interpolate import tune as tune_mixture
 from pituning.mini20 import NAMES, mini_task
 from pituning.pool import Pool
+from pituning.provenance import provenance
 from pituning.recipe import pi_tune
 from pituning.selection import tested
 from pituning.task import Task, load_task

@@ -12,7 +12,6 @@ from random import Random
 
 import torch
 from few_shot import write
-from provenance import provenance
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
@@ -21,6 +20,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 from pituning.pretrain.config import SHAPE, PretrainConfig
 from pituning.pretrain.mixture import Mixture
 from pituning.pretrain.samples import Sample
+from pituning.provenance import provenance
 from pituning.weights import OFA_MINI
 
 HERE = Path(__file__).parent

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from few_shot import remember_pictures, write
-from provenance import provenance
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
@@ -38,6 +37,7 @@ from pituning.mini20 import NAMES, mini_task
 from pituning.mixing import Mixing, PiConfig
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
+from pituning.provenance import provenance
 from pituning.selection import validated
 from pituning.task import Task
 from pituning.train import score, train_expert

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pituning.backbones import Backbone
 from pituning.distributed import from_first
@@ -78,6 +79,13 @@ class PiConfig:
     def tuning(self) -> TuneConfig:
         """How a mixture is tuned, with this run's seed."""
         return replace(self.tune, seed=self.seed)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As JSON; the file of a method without the folder that it lies in, which is this machine's."""
+        told = asdict(self)
+        told["train"]["method"] = self.train.method and Path(self.train.method).name
+        return told
 
     def __post_init__(self) -> None:
         """Collect what is out of range."""

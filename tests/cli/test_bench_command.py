@@ -25,6 +25,9 @@ def test_all_runs_are_compared_with_the_targets_own_expert(world: World, tmp_pat
     }
     read = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").iterdir()}
     scores = {method: [read[f"target-{method}-seed{seed}"]["score"] for seed in (0, 1)] for method in METHODS}
+    for run in read.values():
+        assert (run["config"]["k"], run["config"]["shots"], run["config"]["seed"]) == (2, 4, run["seed"])
+        assert {"versions", "commit", "machine"} <= run.keys()
     before = [read[f"target-{method}-seed0"]["before"] for method in ("base", "expert", "ties", "pi")]
     assert before[0] == 0 < before[1] <= before[2] <= before[3]
     for method, found in document["methods"].items():

@@ -22,8 +22,9 @@ from pituning.cli.tasks import look_over, members, pool_named, task_named
 from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
-from pituning.expert import library_versions, unwritable
+from pituning.expert import unwritable
 from pituning.pool import Pool
+from pituning.provenance import provenance
 from pituning.spelling import did_you_mean
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
         log.warning("%s seed %d %s: %s", task.name, seed, name, error)
         return document | {"refused": str(error)}
     document |= {"seconds": round(seconds, 1), "before": round(before, 1)}
-    document |= {"key": _key(contest, name), "versions": library_versions()}
+    document |= {"config": contest.config.told, "key": _key(contest, name), **provenance()}
     file = _file(contest, name, out)
     scratch = file.with_suffix(".new")
     try:

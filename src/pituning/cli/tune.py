@@ -148,7 +148,7 @@ def describe(result: PiResult, config: PiConfig, out: Path) -> dict[str, Any]:
         "k": config.k,
         "shots": config.shots,
         "seed": config.seed,
-        "config": asdict(config),
+        "config": config.told,
         "expert_dir": str(out),
         "seconds": round(result.seconds, 1),
     }
