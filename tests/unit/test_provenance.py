@@ -15,9 +15,7 @@ from pituning.provenance import provenance
 def test_the_commit_is_the_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*words: str) -> str:
         command = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *words]
-        return subprocess.run(
-            command, cwd=tmp_path, check=True, capture_output=True, text=True
-        ).stdout.strip()
+        return subprocess.check_output(command, cwd=tmp_path, text=True).strip()
 
     monkeypatch.setattr(module, "CHECKOUT", tmp_path)
     assert module._commit() == ""
