@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,21 +21,65 @@ Values = Mapping[str, float]
 """Of each neighbour: its gain in points of a hundred, or its rating."""
 
 
-def choosing(transfer: Path, mini20: Path) -> list[str]:
-    """What each way of choosing neighbours is worth, against the measured gain of each one neighbour."""
-    targets = [json.loads(file.read_text()) for file in sorted(transfer.glob("*.json"))]
+@dataclass(frozen=True)
+class Worth:
+    """Of a way of choosing: means over the targets.
+
+    Attributes:
+        rank: Spearman's correlation of rating and gain.
+        recall: how many of the best three are among the three rated highest.
+        regret: points that the best of these three gain less than the best of all.
+        share: the regret as a part of what the best of all gain.
+    """
+
+    rank: float
+    recall: float
+    regret: float
+    share: float
+
+    def __str__(self) -> str:
+        return f"{self.rank:.2f} | {self.recall:.2f} | {self.regret:.2f} | {100 * self.share:.0f} %"
+
+
+def read(transfer: Path) -> list[dict[str, Any]]:
+    """Every target with its measured gains."""
+    return [json.loads(file.read_text()) for file in sorted(transfer.glob("*.json"))]
+
+
+def rated(targets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The targets that all ways of choosing have rated."""
     ways = max((len(target.get("rated", {})) for target in targets), default=0)
-    rated = [target for target in targets if len(target.get("rated", {})) == ways > 0]  # by all ways
-    if len(rated) < 2:
+    return [target for target in targets if len(target.get("rated", {})) == ways > 0]
+
+
+def oracle(targets: Sequence[dict[str, Any]]) -> float:
+    """What the best neighbour of all gains, in points; one that only harms would not be taken."""
+    return mean(max(*gains_of(target).values(), 0.0) for target in targets)
+
+
+def worth(targets: Sequence[dict[str, Any]]) -> dict[str, Worth]:
+    """Way of choosing -> what it is worth."""
+    most, found = oracle(targets), dict[str, Worth]()
+    for way in targets[0]["rated"]:
+        columns = zip(*(judged(gains_of(target), target["rated"][way]) for target in targets), strict=True)
+        rank, recall, regret = map(mean, columns)
+        found[way] = Worth(rank, recall, regret, regret / most)
+    return found
+
+
+def ways(every: Sequence[dict[str, Any]], mini20: Path, again: Path) -> list[str]:
+    """What each way of choosing neighbours is worth, against the measured gain of each one neighbour."""
+    targets = rated(every)
+    if len(targets) < 2:
         return []
-    gains = [gains_of(target) for target in rated]
-    worth = [{name: max(gain, 0.0) for name, gain in found.items()} for found in gains]
-    most = mean(max(found.values()) for found in worth)
-    chance = most - mean(mean_best(sorted(found.values(), reverse=True)) for found in worth)
-    lines = [
+    gains, most = [gains_of(target) for target in targets], oracle(targets)
+    falling = [sorted((max(gain, 0.0) for gain in found.values()), reverse=True) for found in gains]
+    chance = most - mean(map(mean_best, falling))
+    random = Worth(0, TOP / len(gains[0]), chance, chance / most)
+    return [
         "## Does the prediction predict?",
         "",
-        f"{len(rated)} targets of mini20 with 16 shots, seed 0, each tuned with each one neighbour, whose",
+        f"{len(targets)} targets of mini20 with 16 shots, seed 0, each tuned with each one neighbour, whose",
         "gain is its mixture's test score less the own expert's. *Spearman*: of rating and gain, mean over",
         "targets. *Recall@3*: how many of the best three are among the three rated highest. *Regret*: how",
         "much less the best of these gains than the best of all, in points and as a part of what that gains;",
@@ -42,20 +87,13 @@ def choosing(transfer: Path, mini20: Path) -> list[str]:
         "",
         "| way of choosing | Spearman | recall@3 | regret | of the oracle's gain |",
         "|---|---|---|---|---|",
-    ]
-    for way in rated[0]["rated"]:
-        found = [judged(gain, target["rated"][way]) for gain, target in zip(gains, rated, strict=True)]
-        rank, recall, regret = (mean(column) for column in zip(*found, strict=True))
-        lines.append(f"| {way} | {rank:.2f} | {recall:.2f} | {regret:.2f} | {100 * regret / most:.0f} % |")
-    expected = TOP / len(gains[0])
-    return [
-        *lines,
-        f"| three at random | 0 | {expected:.2f} | {chance:.2f} | {100 * chance / most:.0f} % |",
-        f"| oracle (gains {most:.2f}) | 1 | 1 | 0 | 0 % |",
+        *(f"| {way} | {found} |" for way, found in worth(targets).items()),
+        f"| three at random | {random} |",
+        f"| oracle (gains {most:.2f}) | {Worth(1, 1, 0, 0)} |",
         "",
-        *measured_again(rated, transfer / "seed1"),
-        *best_of_each(rated, gains),
-        *one_or_three(targets, mini20),
+        *measured_again(targets, again),
+        *best_of_each(targets, gains),
+        *one_or_three(every, mini20),
     ]
 
 

@@ -186,7 +186,7 @@ def by_embedding(start: Sequence[dict[str, Any]], expert: Sequence[dict[str, Any
     return [
         *lines,
         "",
-        f"With those of the untrained adapter, π scores {gap.mean:+.2f} points{_interval(gap)} more; better "
+        f"With those of the untrained adapter, π scores {gap.mean:+.2f} points{interval(gap)} more; better "
         f"on {gap.better} of {gap.tasks} tasks, worse on {gap.worse}.",
         f"All {len(expert)} runs at their own experts:",
         told_gain(expert),
@@ -196,18 +196,24 @@ def by_embedding(start: Sequence[dict[str, Any]], expert: Sequence[dict[str, Any
 
 def told_gain(runs: Sequence[dict[str, Any]]) -> str:
     """The mean gain of π over the own expert, with its interval."""
-    pi, own = (
-        {(run["task"], run["config"]["seed"]): run["percent"][column] for run in runs}
-        for column in ("pi", "expert")
-    )
-    gap = paired_difference(pi, own)
+    gap = gain(runs)
     return (
-        f"Mean gain of π over the own expert {gap.mean:+.2f} points{_interval(gap)} (bootstrap over tasks "
+        f"Mean gain of π over the own expert {gap.mean:+.2f} points{interval(gap)} (bootstrap over tasks "
         f"and seeds); positive on {gap.better} of {gap.tasks}, negative on {gap.worse}."
     )
 
 
-def _interval(gap: Difference) -> str:
+def gain(runs: Sequence[dict[str, Any]]) -> Difference:
+    """Of π over the own expert, in points."""
+    pi, own = (
+        {(run["task"], run["config"]["seed"]): run["percent"][column] for run in runs}
+        for column in ("pi", "expert")
+    )
+    return paired_difference(pi, own)
+
+
+def interval(gap: Difference) -> str:
+    """Empty where the tasks are too few for one."""
     return "" if gap.low is None else f", 95 % interval [{gap.low:+.2f}, {gap.high:+.2f}]"
 
 
@@ -307,8 +313,8 @@ def with_all_data(found: Sequence[dict[str, Any]]) -> list[str]:
         "",
         f"Tasks were embedded {where_embedded(found)}.",
         f"{worse} of {len(gains)} tasks lose more than 0.5 points, the worst {min(gains):+.1f}.",
-        f"Mean gain {mean(gains):+.2f}{_interval(gap)}; of the expert tuned alone {mean(more):+.2f}.",
-        f"π, kept, minus the expert tuned alone: {lead.mean:+.2f}{_interval(lead)}; better on {lead.better}, "
+        f"Mean gain {mean(gains):+.2f}{interval(gap)}; of the expert tuned alone {mean(more):+.2f}.",
+        f"π, kept, minus the expert tuned alone: {lead.mean:+.2f}{interval(lead)}; better on {lead.better}, "
         f"worse on {lead.worse}.",
         "",
     ]
