@@ -171,7 +171,7 @@ def tune_all(backbone: Backbone, pool: Pool, task: Task, recipe: Recipe, results
     config = replace(config, tune=replace(config.tune, epochs=EPOCHS_OF_ALL))
     result = pi_tune(backbone, task, pool, config, expert=pool.get(task.name))
     alone = Mixture(backbone, [result.own])
-    tune_mixture(alone, task, config.tuning)
+    tune_mixture(alone, task, config.tune)
     found = result.scores | tested(
         backbone, task, {"mixture": result.mixture, "alone": alone.collapse()}, pool.init_seed
     )

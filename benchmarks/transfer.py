@@ -67,7 +67,7 @@ def pairs(backbone: Backbone, pool: Pool, name: str, config: PiConfig) -> None:
     mixing = Mixing(backbone, own, {other: pool.get(other) for other in pool}, replace(config, k=1))
     for other in missing:
         mixture = mixing.mixture([other], other)
-        tune(mixture, few, config.tuning)
+        tune(mixture, few, config.tune)
         found = score(backbone, attach_expert(backbone, mixture.collapse()), task)
         document["found"][other] = {"score": found}
         write(file, document)
@@ -84,7 +84,7 @@ def own_expert(backbone: Backbone, pool: Pool, few: Task, config: PiConfig) -> E
     folder = (WORK / f"seed{config.seed}" if config.seed else WORK) / few.name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
+        training = replace(config.train, init_seed=pool.init_seed)
         train_expert(backbone, few, training, name=f"target:{few.name}").save(folder)
     return Expert.load(folder)
 

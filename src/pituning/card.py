@@ -25,7 +25,7 @@ class ExpertCard:
         backbone_name: what it was loaded from; for people, and to load it again.
         initialisation: hash of the adapter's tensors and configuration before training. Experts with the same
             one may be mixed in parameter space.
-        data: the fingerprint of the examples it saw.
+        data: the fingerprint of the task with the shots it was trained on, validation and test included.
         source: the fingerprint of the whole training split they were drawn from.
         modality: the task's.
         labels: the candidates, in the order of a head's outputs.

@@ -18,7 +18,7 @@ from typing import Any
 import peft
 import torch
 import transformers
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, PromptTuningInit, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -32,9 +32,10 @@ from pituning.adapter_files import (
     load_tensors,
     read_adapter,
 )
-from pituning.card import ExpertCard
+from pituning.card import UNKNOWN, ExpertCard
 from pituning.errors import ExpertError, PituningError
 from pituning.foundation import Foundation
+from pituning.methods.targets import inside
 from pituning.seed import isolated_seed
 from pituning.task import Task
 
@@ -143,8 +144,18 @@ class Expert:
         return cls(ExpertCard(name=folder.name, task=folder.name, backbone=f"?{base}"), config, tensors)
 
 
-def attach(backbone: Foundation, config: PeftConfig, *, labels: Sequence[str] = (), seed: int) -> PeftModel:
+def attach(
+    backbone: Foundation,
+    config: PeftConfig,
+    *,
+    labels: Sequence[str] = (),
+    seed: int,
+    overwritten: bool = False,
+) -> PeftModel:
     """A new adapter of this configuration on a copy that shares the backbone's weights, seeded.
+
+    One that is to be `overwritten` is not begun at the words that a prompt's configuration may name: PEFT
+    would look for their tokenizer, wherever that is.
 
     Head and adapter each start from the seed, so the number of classes does not change the adapter.
     Tensors of the backbone itself that the method trains (LoRA's `bias="all"`) or changes (PiSSA takes the
@@ -155,8 +166,13 @@ def attach(backbone: Foundation, config: PeftConfig, *, labels: Sequence[str] = 
     with isolated_seed(seed):
         module = backbone.fresh_module(labels)
     frozen = {id(parameter): (parameter, parameter.data) for parameter in module.parameters()}
+    begun = getattr(config, "prompt_tuning_init", None)
+    if begun and overwritten:
+        config.prompt_tuning_init = PromptTuningInit.RANDOM
     with isolated_seed(seed):
         model = get_peft_model(module, config)
+    if begun:
+        config.prompt_tuning_init = begun
     if config.modules_to_save:  # to which PEFT adds the heads it knows, also where they are there already
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
     own = {key: _unshared(parameter, data) for key, (parameter, data) in frozen.items()}
@@ -186,7 +202,7 @@ def attach_expert(backbone: Foundation, expert: Expert) -> PeftModel:
     Raises:
         ExpertError: if the adapter does not fit the backbone.
     """
-    return _loaded(backbone, expert, 0, load_into)
+    return _loaded(backbone, expert, load_into, overwritten=True)
 
 
 def attach_untrained(backbone: Foundation, expert: Expert, init_seed: int = 0) -> PeftModel:
@@ -206,15 +222,22 @@ def attach_untrained(backbone: Foundation, expert: Expert, init_seed: int = 0) -
         heads = {name: tensor for name, tensor in expert.tensors.items() if is_head(name, expert.config)}
         load_into(model, replace(expert, tensors=saved_tensors(model) | heads))
 
-    return _loaded(backbone, expert, expert.card.recipe.get("init_seed", init_seed), load_head)
+    seed = expert.card.recipe.get("init_seed", init_seed)
+    return _loaded(backbone, expert, load_head, seed=seed, overwritten=expert.card.initialisation == UNKNOWN)
 
 
 def _loaded(
-    backbone: Foundation, expert: Expert, seed: int, load: Callable[[PeftModel, Expert], None]
+    backbone: Foundation,
+    expert: Expert,
+    load: Callable[[PeftModel, Expert], None],
+    *,
+    seed: int = 0,
+    overwritten: bool,
 ) -> PeftModel:
     check_backbone(backbone, expert)
+    labels = expert.card.labels
     try:
-        model = attach(backbone, expert.config, labels=expert.card.labels, seed=seed)
+        model = attach(backbone, expert.config, labels=labels, seed=seed, overwritten=overwritten)
         load(model, expert)
     except PituningError:
         raise
@@ -308,10 +331,10 @@ def is_head(name: str, config: PeftConfig) -> bool:
 
     PEFT adds "classifier" and "score" by itself for sequence classification.
     """
-    heads = set(getattr(config, "modules_to_save", None) or ())
+    heads = [*(getattr(config, "modules_to_save", None) or ())]
     if config.task_type == "SEQ_CLS":
-        heads |= {"classifier", "score"}
-    return not heads.isdisjoint(name.split("."))
+        heads += ["classifier", "score"]
+    return inside(name.rpartition(".")[0], heads)
 
 
 def initialisation_of(model: PeftModel) -> str:

@@ -140,11 +140,11 @@ def fit(
     config: FitConfig,
     *,
     key: str = "",
-    workdir: Path | None = None,
+    workdir: str | Path | None = None,
     resume: bool = False,
     title: str = "training",
     progress: bool = False,
-    untrained: bool = True,
+    may_keep_start: bool = True,
 ) -> FitResult:
     """Minimise the mean nll with AdamW; leave the best validated state in `module`.
 
@@ -164,7 +164,7 @@ def fit(
         resume: go on from the checkpoint, where there is one. The result is that of an uninterrupted run.
         title: of the progress bar, and of what is logged.
         progress: show a bar on stderr.
-        untrained: whether the state before training may be the best.
+        may_keep_start: whether the state before training may be the best.
 
     Raises:
         TrainingError: if a loss or a gradient is not finite, the checkpoint cannot be written, or it is of
@@ -176,7 +176,7 @@ def fit(
     steps = max(EPOCH_STEPS, math.ceil(len(examples) / config.batch_size))
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
-    state, file = TrainingState(), workdir / CHECKPOINT if workdir else None
+    state, file = TrainingState(), Path(workdir) / CHECKPOINT if workdir else None
     watch = _Watch(title, progress and is_first(), steps, config.epochs)
     require_same(f"{key}{file is None}{evaluate is None}{len(examples)}")
     spread(parameter for group in groups for parameter in group["params"])
@@ -186,7 +186,7 @@ def fit(
             state = apply_checkpoint(*stored, module, optimizer)
             log.info("%s: going on after epoch %d of an earlier run", title, state.epoch)
         else:
-            state.best = from_first(evaluate) if evaluate and (untrained or not config.epochs) else None
+            state.best = from_first(evaluate) if evaluate and (may_keep_start or not config.epochs) else None
             state.best_tensors = trainable(module)
             if file:  # a folder that cannot be written is found before anything is trained
                 from_first(partial(save_checkpoint, file, module, optimizer, state, key))

@@ -9,7 +9,11 @@ from functools import cached_property
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+
+from pituning.errors import BackboneError
 
 # Values read from each tensor for the fingerprint: enough to tell two checkpoints apart, quick on large ones.
 FINGERPRINT_SAMPLES = 4096
@@ -35,9 +39,19 @@ class Foundation(Protocol):
 
 @final
 class Frozen:
-    """Any module as a foundation, for those who bring their own model and loop."""
+    """Any module as a foundation, for those who bring their own model and loop.
+
+    Raises:
+        BackboneError: if PEFT has put an adapter on it.
+    """
 
     def __init__(self, model: nn.Module, *, name: str = "model") -> None:
+        if any(isinstance(module, (PeftModel, BaseTunerLayer)) for module in model.modules()):
+            raise BackboneError(
+                "a backbone must be the bare model",
+                f"{type(model).__name__} with an adapter in it",
+                "Give `get_base_model()` of a prompt's PeftModel, `unload()` of any other.",
+            )
         self.model, self.name = model.requires_grad_(False).eval(), name
 
     @cached_property
@@ -59,10 +73,19 @@ def shared_copy(model: nn.Module) -> nn.Module:
 
 
 def checkpoint_activations(model: Any, **options: Any) -> None:
-    """Recompute activations in the backward pass, without reentry (transformers 5 renames the method)."""
+    """Recompute activations in the backward pass, without reentry (transformers 5 renames the method).
+
+    Raises:
+        BackboneError: if the model cannot.
+    """
     renamed = hasattr(model, "activation_checkpointing_enable")
-    enable = model.activation_checkpointing_enable if renamed else model.gradient_checkpointing_enable
-    enable({"use_reentrant": False}, **options)
+    try:
+        enable = model.activation_checkpointing_enable if renamed else model.gradient_checkpointing_enable
+        enable({"use_reentrant": False}, **options)
+    except (AttributeError, ValueError) as error:
+        must = "gradient checkpointing needs a model that can recompute its activations"
+        given = f"{type(model).__name__} ({error})"
+        raise BackboneError(must, given, "Leave gradient_checkpointing out.") from error
 
 
 def fingerprint_of(model: nn.Module, *, without: Collection[str] = ()) -> str:

@@ -76,11 +76,6 @@ class PiConfig:
     tune: TuneConfig = field(default_factory=TuneConfig)
 
     @property
-    def tuning(self) -> TuneConfig:
-        """How a mixture is tuned, with this run's seed."""
-        return replace(self.tune, seed=self.seed)
-
-    @property
     def told(self) -> dict[str, Any]:
         """As JSON; the file of a method without the folder that it lies in, which is this machine's."""
         told = asdict(self)
@@ -88,7 +83,9 @@ class PiConfig:
         return told
 
     def __post_init__(self) -> None:
-        """Collect what is out of range."""
+        """Collect what is out of range; `train` and `tune` get this run's seed."""
+        for part in ("train", "tune"):
+            object.__setattr__(self, part, replace(getattr(self, part), seed=self.seed))
         faults = [
             ConfigError(f"{name} must be at least 1", str(value), f"Raise {name}.")
             for name, value in (("k", self.k), ("shots", self.shots), ("rank", self.rank))
@@ -229,7 +226,7 @@ class Mixing:
                 own = self.new_expert(turned(task), self.config.train, progress=progress)
                 other = replace(self, own=own)
                 remixed = other.mixture(names, begin)
-                tune(remixed, turned(task), self.config.tuning, progress=progress)
+                tune(remixed, turned(task), self.config.tune, progress=progress)
                 second = other._judged(remixed.collapse(rank=self.config.rank), turned(task))
                 found = {who: pooled([one, second[who]]) for who, one in found.items()}
                 lead = Lead.of(found["mixture"], found["expert"])
@@ -245,7 +242,7 @@ class Mixing:
     def tried(self, names: Sequence[str], begin: str, task: Task, progress: bool) -> Evaluation:
         """What a short tuning from `begin` validates."""
         log.info("predict: trying %s", f"mostly {begin}" if begin else "equal weights")
-        tuning = self.config.tuning
+        tuning = self.config.tune
         short = replace(tuning, epochs=min(TRIAL_EPOCHS, tuning.epochs))
         mixture = self.mixture(names, begin)
         best = tune(mixture, task, short, progress=progress).best

@@ -118,15 +118,17 @@ class Neighborhood:
         Raises:
             PoolError: if every expert was trained on another backbone.
         """
-        names = [name for name in self._starts() if self._may_teach(name)] or self._starts()
-        foreign = {name: foreign_to(self.experts[name], backbone) for name in names}
+        foreign = {name: foreign_to(self.experts[name], backbone) for name in self._starts()}
         if foreign and all(foreign.values()):
             raise PoolError(
                 "the pool must hold experts that were trained on this backbone",
                 next(iter(foreign.values())),
                 "Name the backbone of the pool, or a pool that was trained on this one.",
             )
-        here = [self.experts[name] for name in names if not foreign[name]]
+        names = [name for name in foreign if not foreign[name]]
+        if not self.index:  # there, each name stands for many
+            names = [name for name in names if self._may_teach(name)] or names
+        here = [self.experts[name] for name in names]
         known = [expert for expert in here if expert.card.initialisation != UNKNOWN] or here
         counts = Counter(expert.card.initialisation for expert in known)
         return max(known, key=lambda expert: counts[expert.card.initialisation], default=None)

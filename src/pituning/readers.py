@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,12 +65,15 @@ def find_splits(folder: Path, names: Mapping[str, str]) -> dict[str, Path]:
     return {split: paths[0] for split, paths in found.items() if paths}
 
 
-def read_split(path: Path, columns: Mapping[str, str]) -> tuple[Example, ...]:
+def read_split(path: Path, columns: Mapping[str, str], labels: Collection[str] = ()) -> tuple[Example, ...]:
     """The examples of a table, or of a folder with a `metadata` table or one subfolder of images a label.
+
+    A number in the column of labels whose name the table knows (see `Table`) is read as that name.
 
     Args:
         path: a .parquet, .jsonl, .csv or .tsv file, or a folder.
         columns: our column name -> the file's, where they differ.
+        labels: what the task file calls them; a number among these stays one.
 
     Raises:
         TaskError: the file is missing, broken, empty, or lacks a column; a cell cannot be read (row named).
@@ -81,7 +84,7 @@ def read_split(path: Path, columns: Mapping[str, str]) -> tuple[Example, ...]:
             return _read_class_folders(path)
         path = tables[0]
     table = read_table(path)
-    return _examples(table, _chosen_columns(table, columns))
+    return _examples(table, _chosen_columns(table, columns), labels)
 
 
 def require_file(path: Path) -> None:
@@ -270,12 +273,16 @@ def _missing(table: Table, wanted: str, nearest_to: str, ours: str) -> TaskError
     )
 
 
-def _examples(table: Table, chosen: Mapping[str, str]) -> tuple[Example, ...]:
+def _examples(table: Table, chosen: Mapping[str, str], labels: Collection[str]) -> tuple[Example, ...]:
+    names = table.class_names.get(chosen.get("label", ""), ())
     examples: list[Example] = []
     faults: list[tuple[int, TaskError]] = []
     for number, row in enumerate(table.rows, 1):
         try:
             cells = {ours: row.get(theirs) for ours, theirs in chosen.items()}
+            place = cells.get("label")
+            if type(place) is int and 0 <= place < len(names) and str(place) not in labels:
+                cells["label"] = names[place]
             examples.append(read_row(cells, table.path.parent))
         except TaskError as fault:
             faults.append((number, fault))

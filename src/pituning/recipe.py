@@ -122,7 +122,7 @@ def pi_tune(
     config: PiConfig | None = None,
     *,
     expert: Expert | None = None,
-    workdir: Path | None = None,
+    workdir: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
 ) -> PiResult:
@@ -150,7 +150,7 @@ def pi_tune(
     # 1. Expert: the target's own, from the pool's initialisation.
     sizes = f"{len(target.train)} examples, with {len(target.validation)} others to validate on"
     log.info("expert: %s the task's own on %s", "taking" if expert else "training", sizes)
-    training = replace(config.train, seed=config.seed, init_seed=pool.init_seed)
+    training = replace(config.train, init_seed=pool.init_seed)
     new = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
     own = _adopted(expert, backbone, task, target) if expert else new(target, training, **stage("expert"))
     stage.done("expert")
@@ -180,7 +180,7 @@ def pi_tune(
     log.info("interpolate: tuning the mixture with %s", ", ".join(names) or "no other")
     mixture = mixing.mixture(names, begin)
     before = mixture.collapse(rank=config.rank)
-    tuning = config.tuning if names else replace(config.tuning, epochs=0)  # alone, it is trained already
+    tuning = config.tune if names else replace(config.tune, epochs=0)  # alone, it is trained already
     tuned = tune(mixture, target, tuning, **stage("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own is clearly better.
@@ -233,7 +233,7 @@ def _require_mixable(own: Expert, others: Iterable[Expert], space: Space) -> Non
 def _learnt(own: Expert, target: Task, config: TrainConfig, new: Callable[..., Expert]) -> Expert:
     """What embeds the task: an expert that was best untrained says nothing of it, one epoch does."""
     if config.epochs and own.untrained:
-        return new(target, replace(config, method=None, epochs=1), like=own, untrained=False)
+        return new(target, replace(config, method=None, epochs=1), like=own, may_keep_start=False)
     return own
 
 
@@ -267,8 +267,9 @@ def _told(found: Evaluation) -> dict[str, float]:
 class _Stages:
     """Where each stage keeps its checkpoints, and how many seconds have passed when it is done."""
 
-    def __init__(self, workdir: Path | None, resume: bool, progress: bool) -> None:
-        self.workdir, self.resume, self.progress = workdir, resume, progress
+    def __init__(self, workdir: str | Path | None, resume: bool, progress: bool) -> None:
+        self.workdir = Path(workdir) if workdir else None
+        self.resume, self.progress = resume, progress
         self.after: dict[str, float] = {}
         self._began = time.monotonic()
 

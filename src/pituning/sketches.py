@@ -68,13 +68,18 @@ class SketchIndex:
         return {name: digest for name, digest in zip(self._names, digests, strict=True) if any(digest)}
 
     def starts(self) -> list[str]:
-        """One expert, the first by name, of each backbone, method and initialisation, the commonest first."""
-        first: dict[bytes, str] = {}
+        """One expert of each backbone, method and initialisation, the commonest first.
+
+        The first by name, of those with an embedding where there are some.
+        """
+        first: dict[bytes, tuple[bool, str]] = {}
         keys: list[bytes] = self._records["start"].tolist()
-        for key, name in zip(keys, self._names, strict=True):
-            first[key] = min(first.get(key, name), name)
+        embedded = self._records["embedding"].tolist()
+        for key, digest, name in zip(keys, embedded, self._names, strict=True):
+            this = (not any(digest), name)
+            first[key] = min(first.get(key, this), this)
         counts = Counter(keys)
-        return [first[key] for key in sorted(first, key=lambda key: (-counts[key], first[key]))]
+        return [first[key][1] for key in sorted(first, key=lambda key: (-counts[key], first[key][1]))]
 
     def starts_like(self, name: str, expert: Expert) -> bool:
         """Whether backbone, method and initialisation (and with it, configuration) are those of `expert`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -329,7 +329,7 @@ def load_task(path: str | Path) -> Task:
         fix = "Add train.csv, train.jsonl or train.parquet, or name the file: `splits: {train: FILE}`."
         raise TaskError("a task must have a train split", f"no train file in {said.folder}", fix)
     if said.dataset is None:
-        data = _read_splits(files, said.columns)
+        data = _read_splits(files, said.columns, said.labels or ())
     else:
         said, data = read_dataset(said, files)
     train = data["train"]
@@ -368,12 +368,14 @@ def _empty(columns: Sequence[str], modality: str, example: Example) -> Iterator[
             yield TaskError(f"a row of a task of {modality} must have {column}", given, fix)
 
 
-def _read_splits(files: Mapping[str, Path], columns: Mapping[str, str]) -> dict[str, tuple[Example, ...]]:
+def _read_splits(
+    files: Mapping[str, Path], columns: Mapping[str, str], labels: Collection[str]
+) -> dict[str, tuple[Example, ...]]:
     """The examples of each split, or one error with the faults of all."""
     data, faults = {}, []
     for split, file in files.items():
         try:
-            data[split] = read_split(file, columns)
+            data[split] = read_split(file, columns, labels)
         except TaskError as fault:
             faults.append(fault)
     TaskError.collect(faults)

@@ -83,10 +83,10 @@ def train_expert(
     *,
     name: str | None = None,
     like: Expert | None = None,
-    workdir: Path | None = None,
+    workdir: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
-    untrained: bool = True,
+    may_keep_start: bool = True,
 ) -> Expert:
     """Train an adapter on the task's training examples; keep the state that validates best.
 
@@ -100,7 +100,7 @@ def train_expert(
         like: take the adapter's configuration from this expert, unless `config.method` names one.
         workdir: where checkpoints are kept; None keeps none.
         resume: go on from the checkpoint in `workdir`.
-        untrained: whether the state before training may be the best.
+        may_keep_start: whether the state before training may be the best.
 
     Raises:
         BackboneError: if the backbone cannot do the task.
@@ -136,7 +136,7 @@ def train_expert(
         resume=resume,
         title=f"train {task.name}",
         progress=progress,
-        untrained=untrained,
+        may_keep_start=may_keep_start,
     )
     validation = result.best.score if result.best else None
     loss = -result.best.negative_loss if result.best else math.inf

@@ -457,10 +457,20 @@ def test_mistake_is_explained_and_changes_nothing(case: str, world: World, tmp_p
 
 @pytest.mark.parametrize(
     ("action", "option"),
-    [("build", "--replace"), ("list", "--repair"), ("push", "--revision=x"), ("build", "--name=x")],
+    [
+        ("build", "--replace"),
+        ("build", "--name=x"),
+        ("list", "--repair"),
+        ("list", "--method=ia3"),
+        ("verify", "--engine=process"),
+        ("verify", "--cpus=0"),
+        ("push", "--revision=x"),
+        ("push", "--from=x"),
+        ("pull", "--backbone=x"),
+    ],
 )
 def test_an_option_of_another_action_is_refused(world: World, action: str, option: str) -> None:
-    outcome = call("pool", action, world.pool, option, "--backbone", world.backbone)
+    outcome = call("pool", action, world.pool, option)
     refuse(outcome, f"`pool {action}` takes its own options", option.split("=")[0])
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pituning.backbones import Backbone, load_backbone
+from pituning.backbones import Backbone, base, load_backbone
 from pituning.backbones.causal import Causal
 from pituning.decoding import Decoding
 from pituning.errors import BackboneError
@@ -414,3 +414,23 @@ def test_a_prompt_that_is_too_long_loses_its_beginning_and_leaves_room_for_the_a
     assert batch["input_ids"][0, -5:].equal(batch["input_ids"][1, -5:])
     assert backbone.log_likelihoods(model, long, task).isfinite().all()
     assert len(lengths(backbone, model, dataclasses.replace(task, train=tuple(long)), max_new_tokens=8)) == 2
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama"])
+def test_many_candidates_are_scored_a_few_examples_at_a_time(
+    kind: str, backbone_of: BackboneOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, task = backbone_of(kind), tiny.text_task()
+    model = adapted(backbone, "lora", task)
+    rows: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, args, inputs: rows.append(len(inputs.get("decoder_input_ids", inputs.get("input_ids")))),
+        with_kwargs=True,
+    )
+    with torch.no_grad():
+        whole = backbone.log_likelihoods(model, task.train, task)
+        assert max(rows) == len(task.train) * len(task.candidates)
+        rows.clear()
+        monkeypatch.setattr(base, "ROWS", 7)
+        torch.testing.assert_close(backbone.log_likelihoods(model, task.train, task), whole)
+    assert max(rows) == 2 * len(task.candidates)

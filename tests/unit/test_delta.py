@@ -220,3 +220,11 @@ def test_training_reaches_both_factors_and_the_weights() -> None:
     )
     torch.testing.assert_close(outputs_of(after), outputs(mixture), atol=1e-5, rtol=1e-5)
     assert not same_tensors(before, after)
+
+
+def test_dropout_is_that_of_the_target() -> None:
+    pair = [expert("a", lora(lora_dropout=0.5)), expert("b", lora(r=3))]
+    mixture = Mixture(frozen(), pair, space="delta", target="a")
+    rates = {m.p for name, m in mixture.model.named_modules() if "lora_dropout" in name and hasattr(m, "p")}
+    assert rates == {0.5}
+    assert mixture.collapse().config.lora_dropout == 0.5

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from small import VARIANTS, expert, frozen, lora, model_of, outputs, outputs_of, same_tensors
 from torch import nn
 
-from pituning.errors import ExpertError
-from pituning.expert import Expert, attach, attach_expert, initialisation_of
-from pituning.foundation import Frozen
+from pituning.errors import BackboneError, ExpertError
+from pituning.expert import Expert, attach, attach_expert, attach_untrained, initialisation_of, is_head
+from pituning.foundation import Frozen, checkpoint_activations
+from pituning.interpolate import Mixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LoRA tensor.s. have invalid shape")
 
@@ -225,3 +226,39 @@ def test_frozen_shares_weights_but_not_modules() -> None:
     assert isinstance(copied, nn.Module)
     assert copied is not frozen().model
     assert {id(p) for p in copied.parameters()} == {id(p) for p in frozen().model.parameters()}
+
+
+def test_the_words_of_a_foreign_prompt_are_not_looked_for(tmp_path: Path) -> None:
+    own = expert("a", VARIANTS["prompt"])
+    folder = own.save(tmp_path / "a")
+    file = folder / "adapter_config.json"
+    words = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "say it"}
+    words |= {"tokenizer_name_or_path": "someone/nowhere"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | words))
+    (folder / "expert.json").unlink()
+    foreign = Expert.load(folder)
+    assert torch.equal(outputs_of(foreign), outputs_of(own))
+    assert attach_expert(frozen(), foreign).active_peft_config.prompt_tuning_init == "TEXT"
+    attach_untrained(frozen(), foreign)
+    assert same_tensors(Mixture(frozen(), [foreign]).collapse(), own)
+
+
+@pytest.mark.parametrize("named", ["classifier", "top.classifier", "ifier"])
+def test_a_head_is_found_by_the_end_of_its_name_as_peft_does(named: str) -> None:
+    config = lora(modules_to_save=[named])
+    assert is_head("base_model.model.top.classifier.weight", config)
+    assert not is_head("base_model.model.top.query.lora_A.weight", config)
+
+
+def test_a_model_with_an_adapter_in_it_is_no_backbone() -> None:
+    model = attach_expert(frozen(), expert("a")).requires_grad_(True)
+    for taken in (model, model.get_base_model()):
+        with pytest.raises(BackboneError, match="bare model"):
+            Frozen(taken)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    Frozen(model.unload())
+
+
+def test_a_model_that_cannot_recompute_activations_says_so() -> None:
+    with pytest.raises(BackboneError, match=r"Linear.*Leave gradient_checkpointing out"):
+        checkpoint_activations(nn.Linear(2, 2))

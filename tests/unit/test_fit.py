@@ -122,7 +122,7 @@ def test_run_stopped_at_any_step_resumes_bit_for_bit(stop_at: int, tmp_path: Pat
     with pytest.raises(Interruption):
         run(stopped, stop_at=stop_at, workdir=tmp_path)
     assert files(tmp_path) == [CHECKPOINT]
-    assert run(resumed, workdir=tmp_path, resume=True) == expected
+    assert run(resumed, workdir=str(tmp_path), resume=True) == expected
     assert equal(resumed, whole)
 
 

@@ -286,3 +286,17 @@ def test_a_pickle_is_never_opened(tmp_path):
     (raw_task(tmp_path, task_yaml="splits: {train: train.pkl}") / "train.pkl").write_bytes(pickle.dumps([1]))
     with pytest.raises(TaskError, match="a data file must be one of"):
         load_task(tmp_path)
+
+
+def test_numbers_are_read_as_the_names_that_the_file_has_for_them(tmp_path):
+    rows = [{"text_a": "so", "label": 1}, {"text_a": "no", "label": 0}]
+    table = pa.Table.from_pylist(rows)
+    features = {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}
+    told = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(told, tmp_path / "train.parquet")
+    (tmp_path / "task.yaml").write_text("name: t")
+    task = load_task(tmp_path)
+    assert (task.candidates, [example.label for example in task.train]) == (("neg", "pos"), ["pos", "neg"])
+    (tmp_path / "task.yaml").write_text("{name: t, labels: {0: bad, 1: good}}")
+    task = load_task(tmp_path)
+    assert ([*task.candidate_texts.values()], [e.label for e in task.train]) == (["bad", "good"], ["1", "0"])

@@ -572,12 +572,19 @@ def test_the_targets_expert_takes_the_pools_configuration_and_not_a_strangers(
     far = Expert(replace(own.card, backbone="0" * 64), own.config, own.tensors)
     with pytest.raises(PoolError, match="trained on this backbone"):
         Neighborhood({"far": far}, {}).typical(backbone)
+    embedded = {"far": pool.embedding("text0")}
+    assert Neighborhood({"far": far, "text0": own}, embedded).typical(backbone) is own
+
+
+def test_a_run_has_one_seed() -> None:
+    told = PiConfig(seed=5, train=TrainConfig(seed=7)).told
+    assert (told["seed"], told["train"]["seed"], told["tune"]["seed"]) == (5, 5, 5)
 
 
 def test_an_expert_trained_before_is_the_targets_own(
     backbone: Backbone, target: Task, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = train_expert(backbone, target.sample(2, 0), replace(BRIEF, epochs=2, seed=5), untrained=False)
+    mine = train_expert(backbone, target.sample(2, 0), replace(BRIEF, epochs=2, seed=5), may_keep_start=False)
     given = Expert.load(mine.renamed("mine").save(tmp_path / "mine"))
     monkeypatch.setattr(recipe_module, "train_expert", lambda *_, **__: pytest.fail("trained"))
     result = pi_tune(backbone, target, pool, CONFIG, expert=given)

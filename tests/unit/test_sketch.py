@@ -304,3 +304,9 @@ def test_an_expert_altered_after_it_was_sketched_is_an_error(pool: Pool) -> None
     file.write_bytes(file.read_bytes()[:-1] + b"\x00")
     with pytest.raises(PoolError, match="must be as it was added"):
         nearest(pool, target, exact=0, k=1)
+
+
+def test_of_many_starts_one_is_told_that_is_embedded(pool: Pool) -> None:
+    start = Neighborhood.of(pool, exact=0).index.starts()
+    pool.add(tiny("a-first"))
+    assert Neighborhood.of(pool, exact=0).index.starts() == start

@@ -18,6 +18,9 @@ from pituning.task import Example, Task
 
 Batch = dict[str, Tensor]
 
+ROWS = 256
+"""Rows at a time while candidates are scored, one for each example and candidate."""
+
 
 class Backbone(ABC):
     """A frozen model and its processor.
@@ -136,6 +139,13 @@ def batches_by_length(examples: Sequence[Example], batch_size: int) -> Iterator[
     )
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def few_at_once(examples: Sequence[Example], task: Task) -> Iterator[Sequence[Example]]:
+    """Chunks of the examples, each with at most `ROWS` rows of candidates, but one example at least."""
+    step = max(1, ROWS // len(task.candidates))
+    for start in range(0, len(examples), step):
+        yield examples[start : start + step]
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> tuple[Tensor, Tensor]:

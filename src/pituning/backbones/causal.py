@@ -15,6 +15,7 @@ from pituning.backbones.base import (
     Backbone,
     Batch,
     answer_nll,
+    few_at_once,
     is_prompt_learning,
     longest_input,
     pad,
@@ -95,6 +96,12 @@ class Causal(Backbone):
         Where the cache cannot be shared (PEFT's virtual tokens, multimodal rotary positions), the batch holds
         one row for each example and candidate.
         """
+        chunks = few_at_once(examples, task)
+        return torch.cat([self._log_likelihoods(model, chunk, task) for chunk in chunks])
+
+    def _log_likelihoods(
+        self, model: nn.Module, examples: Sequence[Example], task: Task
+    ) -> Float[Tensor, "batch candidates"]:
         if is_prompt_learning(model) or hasattr(getattr(self.model, "model", None), "rope_deltas"):
             return self._pair_by_pair(model, examples, task)
         texts = [self._answer(task.candidate_texts[name]) for name in task.candidates]

@@ -13,6 +13,7 @@ from pituning.backbones.base import (
     Backbone,
     Batch,
     answer_nll,
+    few_at_once,
     is_prompt_learning,
     longest_input,
     require_text,
@@ -63,6 +64,12 @@ class Seq2Seq(Backbone):
         self, model: nn.Module, examples: Sequence[Example], task: Task
     ) -> Float[Tensor, "batch candidates"]:
         """The encoder runs once an example; its states are shared by the candidates' decoders."""
+        chunks = few_at_once(examples, task)
+        return torch.cat([self._log_likelihoods(model, chunk, task) for chunk in chunks])
+
+    def _log_likelihoods(
+        self, model: nn.Module, examples: Sequence[Example], task: Task
+    ) -> Float[Tensor, "batch candidates"]:
         batch = self.on_device(dict(self._tokens([task.text(example) for example in examples])))
         candidates = self.on_device(
             dict(self._tokens([task.candidate_texts[name] for name in task.candidates]))

@@ -46,7 +46,7 @@ def joint(contest: Contest) -> nn.Module:
             if rows:
                 order += rows
                 inputs = backbone.collate([batch[row] for row in rows], task)
-                losses.append(backbone.loss(module, inputs, contest.config.tuning.label_smoothing))
+                losses.append(backbone.loss(module, inputs, contest.config.tune.label_smoothing))
         return torch.cat(losses)[torch.tensor(order).argsort()]
 
     def validate() -> Evaluation:
@@ -55,5 +55,5 @@ def joint(contest: Contest) -> nn.Module:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [{"params": trained, "lr": own.card.recipe["learning_rate"]}]
     examples = [example for _, some in parts for example in some]
-    fit(module, groups, nll, validate if few.validation else None, examples, contest.config.tuning)
+    fit(module, groups, nll, validate if few.validation else None, examples, contest.config.tune)
     return module

@@ -79,8 +79,7 @@ def _best_rate(contest: Contest, train: Callable[[float], Made]) -> Made:
 
 def _trained(contest: Contest, *, method: str) -> Made:
     """A new adapter of this method, without any other expert."""
-    config = replace(contest.config.train, method=method, seed=contest.config.seed)
-    config = replace(config, init_seed=contest.pool.init_seed)
+    config = replace(contest.config.train, method=method, init_seed=contest.pool.init_seed)
     train = partial(train_expert, contest.backbone, contest.few)
     untrained = train(replace(config, learning_rate=None, epochs=0))
     usual = float(untrained.card.recipe["learning_rate"])
@@ -144,7 +143,7 @@ def _average_all(contest: Contest) -> Expert:
 
 
 def _tuned(contest: Contest, mixture: Mixture) -> Expert:
-    tune(mixture, contest.few, contest.config.tuning)
+    tune(mixture, contest.few, contest.config.tune)
     return _collapsed(contest, mixture)
 
 

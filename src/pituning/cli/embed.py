@@ -82,6 +82,6 @@ def as_trained(task: Task, expert: Expert, shots: int | None) -> Task:
         raise PoolError(
             f"expert {expert.name!r} is embedded on the data it was trained on",
             f"the data of task {task.name!r} has changed since, or other --shots were used",
-            "Train the expert again with --replace, or give the same --shots.",
+            "Train the expert again with --replace, or give the same --shots (`pituning embed` takes them).",
         )
     return task

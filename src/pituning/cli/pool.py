@@ -24,11 +24,19 @@ from pituning.predict import embed
 EXAMPLE = "pituning pool list pool"
 
 USED_BY = {
-    "name": ("add",),
-    "task": ("add",),
-    "replace": ("add", *pool_share.ACTIONS),
-    "repair": ("verify",),
-    "revision": ("pull",),
+    "--backbone": ("add", "build"),
+    "--recipe": ("build",),
+    "--name": ("add",),
+    "--task": ("add",),
+    "--replace": ("add", *pool_share.ACTIONS),
+    "--repair": ("verify",),
+    "--method": ("build",),
+    "--engine": ("build",),
+    "--address": ("build",),
+    "--cpus": ("build",),
+    "--to": ("push",),
+    "--from": ("pull",),
+    "--revision": ("pull",),
 }
 """Options -> the actions that take them."""
 
@@ -75,9 +83,9 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise PoolError(
             f"`pool {options.action}` looks at all experts", " ".join(options.items), "Leave them out."
         )
-    idle = [
-        f"--{name}" for name, of in USED_BY.items() if getattr(options, name) and options.action not in of
-    ]
+    values = vars(options) | {"from": options.source}
+    told = {option for option in USED_BY if not any(values[option.strip("-")] is no for no in (None, False))}
+    idle = [option for option, actions in USED_BY.items() if option in told and options.action not in actions]
     if idle:
         must = f"`pool {options.action}` takes its own options"
         raise PoolError(must, " ".join(idle), "Leave it out.")

@@ -24,11 +24,11 @@ from pituning.train import TrainConfig
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options that no other action has."""
     group = parser.add_argument_group("build")
+    group.add_argument("--seed", type=int, help="of training (default: 0)")
     group.add_argument("--method", help=f"{', '.join(METHOD_NAMES)}, or a PEFT adapter_config.json")
     group.add_argument(
         "--engine",
         choices=("process", "ray"),
-        default="process",
         help="what trains: this process, or Ray's workers, one task each (default: process)",
     )
     group.add_argument(
@@ -40,13 +40,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Train and embed what is missing; exit code 2 if a task has a fault."""
     if not options.items or not options.backbone:
-        given = "no task" if not options.items else "no --backbone"
+        missing = "no task" if not options.items else "no --backbone"
         fix = "pituning pool build POOL TASK... --backbone minilm"
-        raise PoolError("`pool build` takes tasks and their --backbone", given, fix)
+        raise PoolError("`pool build` takes tasks and their --backbone", missing, fix)
     require_own_pool(options.pool)
     tasks = _sound([name for item in options.items for name in members(item)])
     recipe = recipe_of(options)
-    config = TrainConfig(**{**recipe.train, **({"method": options.method} if options.method else {})})
+    given = {name: getattr(options, name) for name in ("method", "seed")}
+    told = {name: value for name, value in given.items() if value is not None}
+    config = TrainConfig(**{**recipe.train, **told})
     engine = _engine(options)
     backbone = load_backbone(options.backbone, settings=recipe.model)
     for task in tasks:
@@ -65,7 +67,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "built": built.names,
         "pool": str(options.pool),
         "experts": list(pool),
-        "engine": options.engine,
+        "engine": options.engine or "process",
         "retries": built.retries,
         "seconds": round(time.perf_counter() - start, 2),
     }

@@ -54,6 +54,10 @@ def program() -> str:
     return "pituning" if shutil.which("pituning") or not here.exists() else os.path.relpath(here)
 
 
+WIDEST = 10_000
+"""Columns of a table in a file or a pipe: nothing in it is cut."""
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as text, as wide as it needs to be where nobody is watching."""
     grid = Table(title=title, title_justify="left")
@@ -61,7 +65,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         grid.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         grid.add_row(*row)
-    width = None if sys.stdout.isatty() else 100
+    width = None if sys.stdout.isatty() else WIDEST
     console = Console(width=width, markup=False, emoji=False)  # a name may hold brackets
     with console.capture() as capture:
         console.print(grid)

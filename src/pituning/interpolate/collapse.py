@@ -40,7 +40,7 @@ def collapse(mixture: Mixture, *, name: str, rank: int | None) -> Expert:
         ranks = {slot.module: rank for slot in mixture.tensors.slots}
         config = stacked_config(config, ranks, exact=isinstance(config.target_modules, str))
     labels = mixture.target.card.labels
-    plain = attach(mixture.backbone, config, labels=labels, seed=0)
+    plain = attach(mixture.backbone, config, labels=labels, seed=0, overwritten=True)
     if mixture.space == "parameters":
         load_into(plain, mixture.target)  # what does not train, such as VeRA's projections
     for parameter_name, value in values.items():

@@ -120,7 +120,7 @@ def stacked_config(like: LoraConfig, ranks: Mapping[str, int], *, exact: bool = 
     """Plain LoRA with these ranks by module and scaling 1 everywhere.
 
     Args:
-        like: whose head, task type and weight layout are kept.
+        like: whose head, task type, dropout and weight layout are kept.
         ranks: module name -> rank.
         exact: name the modules by an expression, for models where one's name is the end of another's.
     """
@@ -132,6 +132,7 @@ def stacked_config(like: LoraConfig, ranks: Mapping[str, int], *, exact: bool = 
         rank_pattern=pattern,
         alpha_pattern=dict(pattern),
         target_modules="|".join(re.escape(name) for name in sorted(ranks)) if exact else sorted(ranks),
+        lora_dropout=like.lora_dropout,
         fan_in_fan_out=like.fan_in_fan_out,
         modules_to_save=like.modules_to_save,
         task_type=like.task_type,

@@ -24,7 +24,7 @@ class ParameterSpace(nn.Module):
         self, backbone: Foundation, experts: Sequence[Expert], target: Expert, sharing: Sharing
     ) -> None:
         super().__init__()
-        model = attach(backbone, target.config, labels=target.card.labels, seed=0)
+        model = attach(backbone, target.config, labels=target.card.labels, seed=0, overwritten=True)
         order = sorted(slots_of(model), key=lambda slot: group_of(slot.module, sharing))
         blocks = [(g, list(slots)) for g, slots in groupby(order, lambda s: group_of(s.module, sharing))]
         dtype = precision_of([slot.dtype for slot in order])

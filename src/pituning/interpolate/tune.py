@@ -44,7 +44,7 @@ def tune(
     task: Task,
     config: TuneConfig | None = None,
     *,
-    workdir: Path | None = None,
+    workdir: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
 ) -> TuneResult:

@@ -34,11 +34,11 @@ def _names(model: nn.Module, heads: Sequence[str], wanted: Callable[[nn.Module],
         for name, module in model.named_modules()
         if wanted(module)
         and module is not outputs
-        and not _inside(name, heads)
+        and not inside(name, heads)
         and not name.startswith("pooler.")
     ]
 
 
-def _inside(name: str, heads: Sequence[str]) -> bool:
+def inside(name: str, heads: Sequence[str]) -> bool:
     """Whether a module lies in one of the `heads`, which PEFT finds by the end of a module's name."""
     return any(path.endswith(tuple(heads)) for path in accumulate(name.split("."), "{}.{}".format))
