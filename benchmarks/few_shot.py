@@ -20,7 +20,8 @@ from pituning.interpolate import Mixture
 from pituning.mixing import PiConfig
 from pituning.pool import Pool
 from pituning.provenance import provenance
-from pituning.recipe import PiResult, pi_tune
+from pituning.recipe import pi_tune
+from pituning.result import PiResult
 from pituning.task import Task
 from pituning.train import score
 

@@ -9,7 +9,7 @@ from pituning.card import ExpertCard
 from pituning.errors import PituningError
 from pituning.expert import Expert, attach_expert
 from pituning.interpolate import Mixture, TuneConfig, TuneResult, tune
-from pituning.methods import BottleneckConfig, SelfAttentionPrefixConfig
+from pituning.methods import BiasConfig, BottleneckConfig, SelfAttentionPrefixConfig
 from pituning.mixing import PiConfig
 from pituning.pool import Pool
 from pituning.predict import (
@@ -21,13 +21,15 @@ from pituning.predict import (
     embed,
     similarity,
 )
-from pituning.recipe import PiResult, pi_tune
+from pituning.recipe import pi_tune
 from pituning.remote import pull, push
+from pituning.result import PiResult
 from pituning.task import Example, Task, load_task
 from pituning.train import TrainConfig, train_expert
 
 __all__ = [
     "Backbone",
+    "BiasConfig",
     "BottleneckConfig",
     "Example",
     "Expert",

@@ -17,9 +17,10 @@ from tqdm import tqdm
 from pituning.backbones import Backbone
 from pituning.distributed import from_first, is_first
 from pituning.errors import PituningError, PoolError
-from pituning.expert import Expert, unwritable
+from pituning.expert import Expert
 from pituning.interpolate.compatible import Space, foreign_to, obstacle
 from pituning.neighborhood import Neighborhood
+from pituning.places import unwritable
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, embed
 from pituning.store import LOCK, WORK

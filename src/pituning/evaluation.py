@@ -34,6 +34,12 @@ class Evaluation:
         """
         return (self.overlap or 0.0, self.negative_loss if math.isfinite(self.negative_loss) else -math.inf)
 
+    @property
+    def told(self) -> dict[str, float]:
+        """What there is of it, without its examples."""
+        told = {"negative_loss": self.negative_loss, "score": self.score, "overlap": self.overlap}
+        return {name: value for name, value in told.items() if value is not None}
+
 
 def pooled(found: Sequence[Evaluation]) -> Evaluation:
     """The mean of several validation results, each weighted by how many numbers are in its `each`.

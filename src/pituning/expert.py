@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,6 +34,7 @@ from pituning.card import UNKNOWN, ExpertCard
 from pituning.errors import ExpertError, PituningError
 from pituning.foundation import Foundation
 from pituning.methods.targets import inside
+from pituning.places import scratch_beside, unwritable
 from pituning.seed import isolated_seed
 from pituning.task import Task
 
@@ -119,6 +118,8 @@ class Expert:
     @classmethod
     def load(cls, folder: str | Path) -> Expert:
         """Read an expert folder, or any PEFT adapter folder (its card then says what is unknown).
+
+        A name on the Hub is none: download it first (`huggingface_hub.snapshot_download`).
 
         Raises:
             ExpertError: if a file is missing, truncated, not safetensors, or holds a value not finite.
@@ -366,40 +367,3 @@ def library_versions() -> dict[str, str]:
         "transformers": transformers.__version__,
         "peft": peft.__version__,
     }
-
-
-def scratch_beside(target: Path) -> Path:
-    """A new hidden folder beside `target`, on the same disk, in which to make what is to appear there.
-
-    Raises:
-        ExpertError: if none can be made.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except FileExistsError as error:  # where a folder should be
-        raise unwritable(target, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))) from error
-    except OSError as error:
-        raise unwritable(target, error) from error
-
-
-def require_place(target: Path) -> None:
-    """Find out whether `target` could be made: in the innermost folder above it that is there.
-
-    Raises:
-        ExpertError: it could not.
-    """
-    above = next(folder for folder in target.absolute().parents if folder.exists())
-    try:
-        Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=above)).rmdir()
-    except OSError as error:
-        raise unwritable(target, error) from error
-
-
-def unwritable(target: Path, error: OSError) -> ExpertError:
-    """The error for a folder that cannot be written (permissions, full disk)."""
-    return ExpertError(
-        f"{target.parent} must be writable and have room",
-        f"{error.strerror or error}",
-        "Free space, mend the permissions or choose another folder; nothing was changed.",
-    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 from pituning.agreement import Origin, disagreements
-from pituning.errors import PituningError, PoolError, StaleEmbeddingError
+from pituning.errors import PituningError, StaleEmbeddingError
 from pituning.manifest import MANIFEST, SCRATCH, entry_path, read_folder
 from pituning.predict.embedding import EMBEDDING
 from pituning.shelf import Shelf
@@ -73,11 +73,12 @@ def _mend(shelf: Shelf, name: str) -> Iterator[str]:
         for file in [file for file, fault in faults.items() if fault == "is stray"]:
             del faults[file]
             yield f"moved {file} to {store.quarantine(folder / file)}"
-        if set(faults) - {EMBEDDING}:
-            raise PoolError("", "; ".join(f"{file} {fault}" for file, fault in faults.items()), "")
-        expert = shelf.expert(name, files)
+        damage = "; ".join(f"{file} {fault}" for file, fault in faults.items())
+        expert = None if set(faults) - {EMBEDDING} else shelf.expert(name, files)
     except PituningError as error:
-        yield f"moved to {store.quarantine(entry_path(shelf.path, name), folder)}, for {error.given}"
+        damage, expert = error.given, None
+    if expert is None:
+        yield f"moved to {store.quarantine(entry_path(shelf.path, name), folder)}, for {damage}"
         return
     try:
         shelf.embedding(expert, files)

@@ -20,7 +20,7 @@ from pituning.cli.tune_report import LETTERS, MEASURED, SHOWN, shown, tune_repor
 from pituning.example import Example, first_by_hash
 from pituning.expert import attach_expert
 from pituning.predict import embed
-from pituning.recipe import PiResult
+from pituning.result import PiResult
 from pituning.report import ExampleShown, report_page
 from pituning.selection import Lead
 from pituning.task import Task

@@ -16,7 +16,8 @@ from pituning.fit import FitConfig
 from pituning.interpolate import Mixture
 from pituning.mixing import Mixing, PiConfig
 from pituning.pool import Pool
-from pituning.recipe import PiResult, pi_tune
+from pituning.recipe import pi_tune
+from pituning.result import PiResult
 from pituning.task import Task
 from pituning.train import fit_module, score
 

@@ -22,7 +22,7 @@ from pituning.cli.tasks import look_over, members, pool_named, task_named
 from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
-from pituning.expert import unwritable
+from pituning.places import unwritable
 from pituning.pool import Pool
 from pituning.provenance import provenance
 from pituning.spelling import did_you_mean

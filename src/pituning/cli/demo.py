@@ -20,8 +20,8 @@ from pituning.cli.terminal import program, progress_wanted
 from pituning.cli.tune import as_text, describe
 from pituning.cli.tune_report import tune_report
 from pituning.errors import ConfigError
-from pituning.expert import scratch_beside, unwritable
 from pituning.mini20 import NAMES, mini_task
+from pituning.places import scratch_beside, unwritable
 from pituning.pool import Pool
 from pituning.recipe import pi_tune
 from pituning.report import write_report

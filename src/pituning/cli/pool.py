@@ -84,8 +84,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
             f"`pool {options.action}` looks at all experts", " ".join(options.items), "Leave them out."
         )
     values = vars(options) | {"from": options.source}
-    told = {option for option in USED_BY if not any(values[option.strip("-")] is no for no in (None, False))}
-    idle = [option for option, actions in USED_BY.items() if option in told and options.action not in actions]
+    unused = [option for option, actions in USED_BY.items() if options.action not in actions]
+    idle = [option for option in unused if not any(values[option.strip("-")] is no for no in (None, False))]
     if idle:
         must = f"`pool {options.action}` takes its own options"
         raise PoolError(must, " ".join(idle), "Leave it out.")

@@ -45,8 +45,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     task, pool = task_named(options.task), pool_named(options.pool)
     around, config = Neighborhood.of(pool), read_options(options, FisherConfig)
     few = task if options.shots is None else task.sample(options.shots, config.seed)
-    given = (few, pool, around, config, options)
-    own, embedding = _stored(*given) or _embedded(*given)
+    stored = _stored(task, few, pool, around, config, options)
+    own, embedding = stored or _embedded(few, pool, around, config, options)
     refused = around.refusals(own, embedding, options.space)
     found = around.nearest(embedding, options.k, space=options.space, without=refused)
     tell_fewer(found, options.k)
@@ -62,7 +62,12 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _stored(
-    few: Task, pool: Pool, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
+    task: Task,
+    few: Task,
+    pool: Pool,
+    around: Neighborhood,
+    config: FisherConfig,
+    options: argparse.Namespace,
 ) -> tuple[Expert, TaskEmbedding] | None:
     """The task's own expert in the pool, where that was embedded on these examples, and as the options say.
 
@@ -79,7 +84,7 @@ def _stored(
             return own, known
         if options.name and known.source == few.source:
             if options.shots is not None:
-                as_trained(task_named(options.task), own, options.shots)
+                as_trained(task, own, options.shots)
             return own, known
     if options.name:
         must = f"expert {options.name!r} must have been embedded on the data of {options.task}"

@@ -22,13 +22,15 @@ from pituning.cli.terminal import program, progress_wanted, table
 from pituning.cli.tune_report import stage_titles, told_lead, told_worse, tune_report
 from pituning.distributed import from_first, is_first
 from pituning.errors import ConfigError, ExpertError
-from pituning.expert import Expert, require_place, unwritable
+from pituning.expert import Expert
 from pituning.fit import FitConfig
 from pituning.interpolate import TuneConfig
 from pituning.mixing import PiConfig
+from pituning.places import require_place, unwritable
 from pituning.predict import FisherConfig
-from pituning.recipe import PiResult, pi_tune
+from pituning.recipe import pi_tune
 from pituning.report import report_page
+from pituning.result import PiResult
 from pituning.train import TrainConfig
 
 EXAMPLE = "pituning tune data/cr --backbone minilm --pool pool --out cr-pi --shots 16 -k 3"

@@ -14,8 +14,8 @@ from pituning.expert import attach_expert
 from pituning.interpolate import Mixture
 from pituning.metrics import format_box, parse_box
 from pituning.pool import Pool
-from pituning.recipe import PiResult
 from pituning.report import Answer, ExampleShown, Plane, Point, Report, grid
+from pituning.result import PiResult
 from pituning.selection import bare
 from pituning.task import Task
 from pituning.train import evaluate

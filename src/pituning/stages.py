@@ -1,0 +1,59 @@
+"""The stages of a run: where each keeps its checkpoints, and how long it took."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, final
+
+from pituning.distributed import from_first, is_first
+
+
+@final
+class Stages:
+    """Where each stage keeps its checkpoints, and how many seconds have passed when it is done."""
+
+    def __init__(self, workdir: str | Path | None, resume: bool, progress: bool) -> None:
+        self.workdir = Path(workdir) if workdir else None
+        self.resume, self.progress = resume, progress
+        self.after: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self._began
+
+    def done(self, name: str) -> None:
+        """Note when."""
+        self.after[name] = self.seconds
+
+    def __call__(self, name: str) -> dict[str, Any]:
+        """What `fit` is told of a stage."""
+        folder = self.workdir / name if self.workdir else None
+        return {"workdir": folder, "resume": self.resume, "progress": self.progress}
+
+    def once(self, name: str, key: str, choose: Callable[[], str]) -> str:
+        """What was chosen before, where a run of the same key goes on; else what is chosen now."""
+        file = self.workdir / f"{name}.json" if self.workdir else None
+        key = hashlib.sha256(key.encode()).hexdigest()
+        known = from_first(lambda: _read(file) if file and self.resume else {})
+        if known.get("key") == key:
+            return str(known["chosen"])
+        chosen = choose()
+        if file and is_first():
+            with suppress(OSError):  # of no use to this run
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps({"key": key, "chosen": chosen}))
+        return chosen
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Empty where the file is missing, or was not written to its end."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads(file.read_text()))
+    return {}
