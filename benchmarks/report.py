@@ -55,12 +55,16 @@ def main() -> None:
         parts += by_method(runs[name], read(RESULTS / f"{name}-lora"))
     shots = {int(folder.name): read(folder) for folder in (RESULTS / "shots").glob("*")}
     few = {name: [run for run in every if "scores" in run] for name, every in runs.items()}
+    few["language, at own experts"] = [run for run in read(RESULTS / "language-at-expert") if "scores" in run]
     related_or_not = {
         "mini20, related or not": few.pop("mini20") + few.pop("unrelated"),
         "mini20, related or not, at own experts": at_experts + read(RESULTS / "unrelated-at-expert"),
     }
     parts += [
-        *by_embedding(runs["mini20"], at_experts),
+        "## Where tasks are embedded: at the untrained adapter, or at their own experts",
+        "",
+        *by_embedding("mini20", runs["mini20"], at_experts),
+        *by_embedding("Real language tasks", runs["language"], read(RESULTS / "language-at-expert")),
         *beside_the_paper(runs["mini20"]),
         *by_shots({16: runs["mini20"], **shots}),
         *contest(CONTEST, methods),

@@ -154,7 +154,7 @@ def where_embedded(runs: Sequence[dict[str, Any]]) -> str:
     return " or ".join(told[at] for at in sorted(here))
 
 
-def by_embedding(start: Sequence[dict[str, Any]], expert: Sequence[dict[str, Any]]) -> list[str]:
+def by_embedding(title: str, start: Sequence[dict[str, Any]], expert: Sequence[dict[str, Any]]) -> list[str]:
     """The same targets and seeds, embedded at the untrained adapter and at their own experts."""
     found = [
         {(run["task"], run["config"]["seed"]): run for run in runs if "scores" in run}
@@ -163,10 +163,11 @@ def by_embedding(start: Sequence[dict[str, Any]], expert: Sequence[dict[str, Any
     both = [key for key in found[0] if key in found[1]]
     if not both:
         return []
+    few = [run for run in expert if "scores" in run]
     first, second = ({key: runs[key]["percent"]["pi"] for key in both} for runs in found)
     gap = paired_difference(first, second)
     lines = [
-        "## Where tasks are embedded: at the untrained adapter, or at their own experts",
+        f"### {title}",
         "",
         "The same tasks and seeds, tuned with the neighbours that each way finds: the k nearest, and at own",
         "experts also those that validation finds beyond. The target's own expert is trained in one way.",
@@ -188,8 +189,8 @@ def by_embedding(start: Sequence[dict[str, Any]], expert: Sequence[dict[str, Any
         "",
         f"With those of the untrained adapter, π scores {gap.mean:+.2f} points{interval(gap)} more; better "
         f"on {gap.better} of {gap.tasks} tasks, worse on {gap.worse}.",
-        f"All {len(expert)} runs at their own experts:",
-        told_gain(expert),
+        f"All {len(few)} runs at their own experts:",
+        told_gain(few),
         "",
     ]
 
