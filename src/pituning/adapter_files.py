@@ -7,7 +7,7 @@ from pathlib import Path
 
 import peft
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PeftType
 from torch import Tensor
 
 from pituning.errors import ExpertError
@@ -145,6 +145,15 @@ def _check_sizes(config: PeftConfig, tensors: Mapping[str, Tensor], where: str) 
     declared = {name: getattr(config, name, None) for name in SIZES}
     declared |= {f"rank_pattern {n}": r for n, r in patterns.items()} if isinstance(patterns, dict) else {}
     wrong = [f"{name} {size}" for name, size in declared.items() if isinstance(size, int) and size > largest]
+    if config.peft_type == PeftType.LORA and not config.target_parameters:  # whose ranks are stacked
+        ranks = {config.r, *(patterns or {}).values()}
+        others = {t.shape[0] for name, t in tensors.items() if ".lora_A." in name} - ranks
+        if others and not wrong:
+            raise ExpertError(
+                f"the ranks in {CONFIG} must be those of the tensors",
+                f"{where} has r {config.r}, a tensor {min(others)}",
+                "Save the adapter again.",
+            )
     if wrong:
         raise ExpertError(
             f"the sizes in {CONFIG} must be those of the tensors",

@@ -13,6 +13,7 @@ import yaml
 from pituning.cells import FIELDS
 from pituning.decoding import Decoding
 from pituning.errors import TaskError
+from pituning.inferred import KINDS
 from pituning.safe_files import UniqueKeyLoader, without_doubles
 from pituning.spelling import did_you_mean, did_you_mean_file
 
@@ -82,6 +83,10 @@ def read_description(path: Path) -> Description:
         given = f"both in {file.name}"
         faults.append(TaskError("labels and candidates are one setting", given, "Keep one of them."))
     texts = {key: _optional_text(content, key, faults) for key in ("modality", "kind", "metric", "prompt")}
+    kind = texts["kind"]
+    if kind is not None and kind not in KINDS:
+        fix = f"{did_you_mean(kind, KINDS)}Use one of those, or leave kind out."
+        faults.append(TaskError(f"kind must be one of {', '.join(KINDS)}", repr(kind), fix))
     name = _optional_text(content, "name", faults)
     dataset = {key: _optional_text(content, key, faults) for key in dataset_keys}
     labels = _labels(content, file, faults)
@@ -148,8 +153,8 @@ def _task_file(path: Path) -> Path:
             f"{path} with {' and '.join(file.name for file in found) or 'neither'}",
             "Keep one of them."
             if found
-            else "Write a task.yaml; `kind: text-classification` is enough where the "
-            "columns are text_a and label.",
+            else "Write a task.yaml; `kind: text-classification` is enough where the columns are text_a and "
+            "label, `kind: image-classification` where pictures lie in folders by their labels.",
         )
     return found[0]
 

@@ -87,9 +87,9 @@ class PiConfig:
         for part in ("train", "tune"):
             object.__setattr__(self, part, replace(getattr(self, part), seed=self.seed))
         faults = [
-            ConfigError(f"{name} must be at least 1", str(value), f"Raise {name}.")
+            ConfigError(f"{name} must be at least 1", repr(value), f"Raise {name}.")
             for name, value in (("k", self.k), ("shots", self.shots), ("rank", self.rank))
-            if value is not None and value < 1
+            if value is not None and not (isinstance(value, int) and value >= 1)
         ]
         ConfigError.collect([*faults, *ConfigError.misnamed(self)])
         if self.rank is not None and self.space == "parameters":

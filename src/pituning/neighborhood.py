@@ -210,13 +210,7 @@ class Neighborhood:
         if space == "parameters":
             rows = TaskGraph(list(points.values()), names=list(points)).similarity.tolist()
             return {n: dict(zip(points, row, strict=True)) for n, row in zip(points, rows, strict=True)}
-        summed = {n: _over_inputs_and_outputs(point.components) for n, point in points.items()}
-        found = {n: {n: 1.0} for n in points}
-        for one, two in combinations(points, 2):
-            mine, theirs = _shared(summed[one], summed[two])
-            alike = similarity(mine, theirs, setting=embedding.setting) if mine else 0.0
-            found[one][two] = found[two][one] = alike
-        return found
+        return similarities_in_delta(points)
 
     def others(self, alike: Mapping[str, float], embedding: TaskEmbedding) -> list[Expert]:
         """The experts named in `alike` that are of another task than the one embedded, highest first."""
@@ -305,6 +299,20 @@ def _lie_apart(found: Collection[str], candidates: Sequence[Candidate], read: in
     """Whether the sketches of the experts found are much nearer than those of all that were not read."""
     farthest = max([ROUNDED, *(one.distance for one in candidates[:read] if one.name in found)])
     return read < len(candidates) and candidates[read].distance > FAR * farthest
+
+
+def similarities_in_delta(points: Mapping[str, TaskEmbedding]) -> dict[str, dict[str, float]]:
+    """All pairs of embeddings of LoRA experts of any rank, made in one manner; see `shared_modules`.
+
+    Two that adapt no module in common have the similarity 0.
+    """
+    summed = {name: _over_inputs_and_outputs(point.components) for name, point in points.items()}
+    found = {name: {name: 1.0} for name in points}
+    for one, two in combinations(points, 2):
+        mine, theirs = _shared(summed[one], summed[two])
+        alike = similarity(mine, theirs, setting=points[one].setting) if mine else 0.0
+        found[one][two] = found[two][one] = alike
+    return found
 
 
 def shared_modules(a: TaskEmbedding, b: TaskEmbedding) -> tuple[TaskEmbedding, TaskEmbedding]:

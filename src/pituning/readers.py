@@ -18,6 +18,7 @@ from pituning.faults import faults_by_kind
 from pituning.spelling import did_you_mean, did_you_mean_file
 
 TABLES = (".parquet", ".jsonl", ".csv", ".tsv")
+IMAGES = ("image", "image_path", "file_name")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -255,8 +256,10 @@ def _chosen_columns(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
         if theirs not in table.columns
     ]
     chosen = {name: columns.get(name, name) for name in FIELDS}
+    if not {"text_a", *IMAGES}.intersection([*columns, *table.columns]):
+        chosen["text_a"] = "text"  # as many tables of texts have it; beside a picture, it may be the answer
     chosen = {ours: theirs for ours, theirs in chosen.items() if theirs in table.columns}
-    if not faults and not {"text_a", "image", "image_path", "file_name"} & set(chosen):
+    if not faults and not {"text_a", *IMAGES} & set(chosen):
         faults.append(_missing(table, "'text_a', 'image' or 'file_name'", "text_a", "text_a"))
     if not faults and not set(ANSWERS) & set(chosen):
         faults.append(_missing(table, "'label', 'references' or 'bbox'", "label", "label"))

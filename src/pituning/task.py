@@ -347,9 +347,6 @@ def load_task(path: str | Path) -> Task:
         decoding=Decoding().changed(said.decoding),
         **data,  # type: ignore[arg-type]
     )
-    if task.kind not in KINDS:
-        fix = f"{did_you_mean(task.kind, KINDS)}Use one of those, or leave kind out."
-        raise TaskError(f"kind must be one of {', '.join(KINDS)}", repr(task.kind), fix)
     lacking = misfit(task.kind, modality, train)
     if lacking:
         fix = "Choose another kind, or leave it out; or map the `columns`."

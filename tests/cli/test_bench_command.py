@@ -53,7 +53,11 @@ def test_what_takes_the_neighbours_data_is_refused_at_once_without(world: World,
     fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool)
     outcome = call(*fixed, "--out", tmp_path / "out", "--methods", "base", "joint", "fisher")
     assert (outcome.code, (tmp_path / "out").exists()) == (2, False)
-    assert "joint and fisher must have the neighbours' data, too; given: no --data" in outcome.err
+    for name in ("joint", "fisher"):
+        assert f"{name} must have the neighbours' data, too; given: no --data" in outcome.err
+    outcome = call(*fixed, "--out", tmp_path / "out", "--space", "delta", "--methods", "base", "ties")
+    assert (outcome.code, (tmp_path / "out").exists()) == (2, False)
+    assert "ties takes experts that began alike" in outcome.err
 
 
 def test_what_is_there_is_not_done_again(world: World, tmp_path: Path) -> None:

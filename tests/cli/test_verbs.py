@@ -285,7 +285,7 @@ def test_a_task_under_a_head_is_predicted_from_its_expert(
     assert (other.code, "on other shots: pass its own, or `--name" in other.err) == (2, True)
     outcome = call("predict", world.task("b"), "--pool", pool)
     assert (outcome.code, outcome.out) == (2, "")
-    assert "or on a model with a head, a task is compared by its own expert" in outcome.err
+    assert "or on a model with a head, needs its own in the pool" in outcome.err
     assert "Run `pituning train" in outcome.err
 
 
@@ -554,6 +554,44 @@ def test_adapter_from_elsewhere_is_admitted_embedded_and_mixed(
     fixed = ("--backbone", world.backbone, "--pool", pool, "--out", tmp_path / "out", "--space", "delta")
     tuned = call("tune", world.task("a"), *fixed, "-k", 3, *SHORT, "--expert-epochs", 1, "--json")
     assert "theirs" in [neighbor["name"] for neighbor in tuned.document["neighbors"]], tuned
+    drawn = call("graph", "--pool", pool, "--out", tmp_path / "graph.html", "--space", "delta", "--json")
+    assert drawn.document["names"] == ["a", "b", "c", "theirs"]
+    found = dict(zip(drawn.document["names"], drawn.document["similarity"][3], strict=True))
+    ranked = call("predict", world.task(), "--pool", pool, "--name", "theirs", "--space", "delta", "--json")
+    for neighbor in ranked.document["neighbors"]:
+        assert found[neighbor["name"]] == pytest.approx(neighbor["similarity"], abs=1e-6)
+
+
+def test_a_pool_of_strangers_says_in_which_space_it_can_be_mixed(world: World, tmp_path: Path) -> None:
+    pool, theirs = tmp_path / "pool", foreign(world, tmp_path / "theirs")
+    other = foreign(world, tmp_path / "other", target_modules=["key"])
+    arguments = ("--backbone", world.backbone)
+    assert call("pool", "add", pool, theirs, "--task", world.task("a"), *arguments).code == 0
+    added = call("pool", "add", pool, other, "--json")
+    assert added.document["spaces"] == []
+    assert "other adapts other modules than theirs" in added.document["reasons"]["delta"]
+    fixed = (*arguments, "--pool", pool, "--out", tmp_path / "out", *SHORT, "--expert-epochs", 1)
+    tuned = call("tune", world.task(), *fixed)
+    assert "Nothing was mixed: the task's own expert was kept." in tuned.out
+    assert "theirs is not known (space delta mixes them all the same)" in tuned.out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "No expert of the pool can be mixed with it in parameters space: " in page
+    assert "mixture before tuning" not in page
+    assert "which was not kept" not in page
+
+
+def test_an_adapter_that_names_its_model_needs_no_backbone(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = foreign(world, tmp_path / "theirs")
+    file = theirs / "adapter_config.json"
+    named = json.loads(file.read_text()) | {"base_model_name_or_path": str(world.backbone)}
+    file.write_text(json.dumps(named))
+    assert call("eval", world.task(), "--expert", theirs).code == 0
+    file.write_text(json.dumps(named | {"base_model_name_or_path": "/models/another"}))
+    added = call("pool", "add", tmp_path / "pool", theirs, "--backbone", world.backbone)
+    assert added.code == 0
+    assert "theirs names /models/another as its model; it is taken as one of" in added.err
 
 
 def test_adapter_that_does_not_fit_the_backbone_is_not_admitted(

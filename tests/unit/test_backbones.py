@@ -434,3 +434,14 @@ def test_many_candidates_are_scored_a_few_examples_at_a_time(
         monkeypatch.setattr(base, "ROWS", 7)
         torch.testing.assert_close(backbone.log_likelihoods(model, task.train, task), whole)
     assert max(rows) == 2 * len(task.candidates)
+
+
+def test_a_task_is_answered_by_its_labels_or_their_texts(backbone_of: BackboneOf) -> None:
+    texts = {"0": "negative", "1": "positive"}
+    task = dataclasses.replace(tiny.text_task(classes=2), candidates=("0", "1"), candidate_texts=texts)
+    for kind, ordered in (("bert", False), ("bert_classifier", True)):
+        backbone = backbone_of(kind)
+        assert backbone.answers(["0", "1"], task)
+        assert backbone.answers(["negative", "positive"], task)
+        assert backbone.answers(["positive", "negative"], task) is not ordered
+        assert not backbone.answers(["negative", "neutral"], task)

@@ -87,3 +87,8 @@ def test_other_components_raise() -> None:
 
 def test_similarity_with_no_others_is_empty() -> None:
     assert similarities({"w": torch.ones(2)}, []).tolist() == []
+
+
+def test_embeddings_of_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="must have components"):
+        similarity({}, {})

@@ -351,7 +351,7 @@ def test_a_key_of_ones_own_is_left_alone(key, tmp_path):
 
 def test_faults_of_all_files_are_told_at_once(tmp_path):
     (tmp_path / "task.json").write_text("{}")
-    (tmp_path / "train.csv").write_text("text,label\nit,a\n")
+    (tmp_path / "train.csv").write_text("words,label\nit,a\n")
     (tmp_path / "test.csv").write_text("text_a,label\n")
     told = r"2 faults:\n- train.csv must have a column.*\n- .*test.csv with 0 rows"
     with pytest.raises(TaskError, match=told):
@@ -400,3 +400,18 @@ def test_a_broken_picture_of_a_folder_is_named(tmp_path):
 def test_an_image_is_given_as_bytes():
     with pytest.raises(TaskError, match="bytes of a picture's file; given: str"):
         Example(image="cat.png")
+
+
+def test_a_wrong_kind_is_told_with_other_faults_of_its_file(tmp_path):
+    (tmp_path / "task.json").write_text('{"kind": "text-clasification", "metric": 3}')
+    with pytest.raises(TaskError, match=r"(?s)2 faults.*kind must be one of.*Did you mean"):
+        load_task(tmp_path)
+
+
+def test_a_column_called_text_is_the_text_where_there_are_no_pictures(tmp_path):
+    (tmp_path / "task.json").write_text("{}")
+    (tmp_path / "train.csv").write_text("text,label\nso,a\nno,b\n")
+    assert [example.text_a for example in load_task(tmp_path).train] == ["so", "no"]
+    (tmp_path / "x.png").write_bytes(b"x")
+    (tmp_path / "train.csv").write_text("file_name,text,label\nx.png,so,a\nx.png,no,b\n")
+    assert [example.text_a for example in load_task(tmp_path).train] == [None, None]

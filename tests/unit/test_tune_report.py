@@ -20,8 +20,8 @@ from pituning.cli.tune_report import LETTERS, MEASURED, SHOWN, shown, tune_repor
 from pituning.example import Example, first_by_hash
 from pituning.expert import attach_expert
 from pituning.predict import embed
-from pituning.result import PiResult
 from pituning.report import ExampleShown, report_page
+from pituning.result import PiResult
 from pituning.selection import Lead
 from pituning.task import Task
 from pituning.train import evaluate, train_expert
@@ -182,4 +182,15 @@ def test_without_test_data_or_neighbours_there_is_still_a_page(
     result = pi_tune(backbone, task, pool, CONFIG)
     report = tune_report(backbone, task, pool, result, [])
     assert (report.names, report.examples, report.scores) == (["target:target"], [], {})
-    assert "The pool had no expert to mix with." in report_page(report)
+    assert "No expert of the pool can be mixed with it in parameters space." in report_page(report)
+
+
+def test_the_weights_of_a_mixture_that_was_not_kept_are_not_the_results(
+    tuned: Callable[[str], tuple[Backbone, Task, Pool, PiResult]],
+) -> None:
+    backbone, task, pool, result = tuned("t5")
+    for kept, told in (("mixture", "The result is"), ("expert", "The mixture, which was not kept, is")):
+        judged = replace(result, kept=kept)
+        page = report_page(tune_report(backbone, task, pool, judged, []))
+        assert f"{told} the sum of the experts with these weights" in page
+        assert ("experts mixed for target (not kept)" in as_text(judged, Path("out"))) is (kept == "expert")

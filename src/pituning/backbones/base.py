@@ -89,10 +89,14 @@ class Backbone(ABC):
         return ()
 
     def answers(self, labels: Sequence[str], task: Task) -> bool:
-        """Whether what was trained with these labels answers the task; under a head, they have an order."""
-        if self.head_modules(self.model):
-            return [*labels] == [*task.candidates]
-        return sorted(labels) == sorted(task.candidates)
+        """Whether what was trained with these labels, or their texts, answers the task.
+
+        Under a head, they have an order.
+        """
+        texts = [task.candidate_texts[name] for name in task.candidates]
+        ordered = bool(self.head_modules(self.model))
+        wanted = [*labels] if ordered else sorted(labels)
+        return wanted in ((one if ordered else sorted(one)) for one in ([*task.candidates], texts))
 
     def fresh_module(self, labels: Sequence[str]) -> nn.Module:
         """A module of its own that shares the frozen weights, with a new head for `labels` if it has one."""

@@ -18,6 +18,7 @@ from pituning.mixing import Mixing, PiConfig
 from pituning.pool import Pool
 from pituning.recipe import pi_tune
 from pituning.result import PiResult
+from pituning.spelling import listed
 from pituning.task import Task
 from pituning.train import fit_module, score
 
@@ -81,8 +82,10 @@ class Contest:
         """
         found = self.pi.others
         if not found:
-            fix = "Add experts of other tasks to the pool."
-            raise PoolError("a comparison needs experts to mix with", "the pool has none", fix)
+            reasons = list(dict.fromkeys(self.pi.refused.values()))
+            given = f"the pool has none{(reasons and f': {listed(reasons)}') or ''}"
+            fix = "Add experts of other tasks to the pool, or choose another --space."
+            raise PoolError("a comparison needs experts to mix with", given, fix)
         return found
 
     @property

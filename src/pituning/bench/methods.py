@@ -42,11 +42,13 @@ class Method:
 
     Attributes:
         needs: what it takes of π-Tuning: nothing, the target's own expert, the neighbours too, or all.
+        alike: whether it takes experts of one initialisation alone, or (AdapterFusion) of one shape.
     """
 
     title: str
     make: Callable[[Contest], Made]
     needs: Literal["", "expert", "neighbors", "mixture"] = "neighbors"
+    alike: bool = False
 
 
 def _base(contest: Contest) -> nn.Module:
@@ -201,15 +203,15 @@ METHODS: dict[str, Method] = {
             ("adapter", "bottleneck adapter"),
         )
     },
-    "neighbor": Method("the best neighbour as it is, of six times k", _neighbor),
+    "neighbor": Method("the best of the 6 k nearest, as it is", _neighbor),
     "average": Method("uniform average of the expert and its neighbours", _average),
     "average-random": Method("uniform average of the expert and k others at random", _average_random),
     "average-all": Method("uniform average of the expert and all others", _average_all),
-    "ties": Method("TIES of the expert and its neighbours", _ties),
-    "dare": Method("DARE (with TIES) of the expert and its neighbours", _dare),
-    "fisher": Method("Fisher-weighted average of the expert and its neighbours", _fisher),
-    "lorahub": Method("LoRAHub: weights without gradients, 40 evaluations", lorahub),
-    "fusion": Method("AdapterFusion: outputs mixed at run time", _fusion),
+    "ties": Method("TIES of the expert and its neighbours", _ties, alike=True),
+    "dare": Method("DARE (with TIES) of the expert and its neighbours", _dare, alike=True),
+    "fisher": Method("Fisher-weighted average of the expert and its neighbours", _fisher, alike=True),
+    "lorahub": Method("LoRAHub: weights without gradients, 40 evaluations", lorahub, alike=True),
+    "fusion": Method("AdapterFusion: outputs mixed at run time", _fusion, alike=True),
     "weights": Method("weights learnt, experts frozen", _weights),
     "uniform": Method("the k nearest mixed from equal weights, always kept", _uniform),
     "pi": Method("π-Tuning", _pi, needs="mixture"),

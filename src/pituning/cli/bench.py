@@ -22,6 +22,7 @@ from pituning.cli.tasks import look_over, members, pool_named, task_named
 from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
+from pituning.interpolate.compatible import Space
 from pituning.places import unwritable
 from pituning.pool import Pool
 from pituning.provenance import provenance
@@ -60,20 +61,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Every task, seed and method: one JSON each."""
-    methods = options.methods or list(METHODS)
-    unknown = [name for name in methods if name not in METHODS]
+    unknown = [name for name in options.methods or () if name not in METHODS]
     if unknown:
         fix = f"{did_you_mean(unknown[0], METHODS)}Choose among them."
         raise ConfigError(f"--methods are of {', '.join(METHODS)}", repr(unknown[0]), fix)
-    if "lorahub" in methods:
-        require_nevergrad()
     tasks = by_name([task_named(name) for item in options.tasks for name in members(item)]).values()
     sources = by_name([task_named(name) for item in options.data for name in members(item)])
     pool = pool_named(options.pool)
-    starved = [name for name in options.methods or () if not sources and _takes_data(name, pool)]
-    if starved:
-        fix = f"Name the tasks of the pool's experts with --data, or leave {' and '.join(starved)} out."
-        raise ConfigError(f"{' and '.join(starved)} must have the neighbours' data, too", "no --data", fix)
     for task in (*tasks, *sources.values()):
         look_over(task)
     for task in tasks:
@@ -82,6 +76,9 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     configs = [
         tuning_of(argparse.Namespace(**vars(options) | {"seed": seed}), recipe) for seed in options.seed
     ]
+    methods = _fitting(options.methods, has_data=bool(sources), pool=pool, space=configs[0].space)
+    if "lorahub" in methods:
+        require_nevergrad()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -102,6 +99,27 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         must = "a method must fit the backbone, the task and the pool"
         raise ConfigError(must, "none does", "\n".join(dict.fromkeys(run["refused"] for run in runs)))
     return {"out": str(out), "methods": summary(runs)}, _as_text(runs)
+
+
+def _fitting(named: Sequence[str] | None, *, has_data: bool, pool: Pool, space: Space) -> list[str]:
+    """The methods named; of all, those that what is given lets one do.
+
+    Raises:
+        ConfigError: one that is named cannot be done so.
+    """
+    faults = dict[str, ConfigError]()
+    for name in named or METHODS:
+        if not has_data and _takes_data(name, pool):
+            fix = f"Name the tasks of the pool's experts with --data, or leave {name} out."
+            faults[name] = ConfigError(f"{name} must have the neighbours' data, too", "no --data", fix)
+        if METHODS[name].alike and space == "delta":
+            must = f"{name} takes experts that began alike, which it averages as they are"
+            faults[name] = ConfigError(must, "--space delta", f"Leave {name} out.")
+    if named:
+        ConfigError.collect([*faults.values()])
+    for fault in faults.values():
+        log.warning("left out: %s", fault)
+    return [name for name in named or METHODS if name not in faults]
 
 
 def _takes_data(name: str, pool: Pool) -> bool:
@@ -135,6 +153,9 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
         log.warning("%s seed %d %s: %s", task.name, seed, name, error)
         return document | {"refused": str(error)}
     document |= {"seconds": round(seconds, 1), "before": round(before, 1)}
+    document |= {"backbone": contest.backbone.name, "pool": contest.pool.path.name}
+    if method.needs in ("neighbors", "mixture"):
+        document["neighbors"] = [neighbor.name for neighbor in contest.pi.neighbors]
     document |= {"config": contest.config.told, "key": _key(contest, name), **provenance()}
     file = _file(contest, name, out)
     scratch = file.with_suffix(".new")
@@ -174,8 +195,11 @@ def _known(contest: Contest, name: str, out: Path) -> dict[str, Any]:
     except ValueError:
         document = {}
     if document.get("key") != _key(contest, name):
+        now, then = contest.config.told, document.get("config", {})
+        other = [name for name in now if name in then and then[name] != now[name]]
+        given = f"{file} is of other {', '.join(other) or 'data, experts or model'}"
         fix = "Choose another --out, or remove the file."
-        raise ConfigError("results are of the same data, pool, backbone and options", f"{file} is not", fix)
+        raise ConfigError("results are of the same data, pool, backbone and options", given, fix)
     return document
 
 

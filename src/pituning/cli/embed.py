@@ -51,12 +51,12 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def backbone_of(expert: Expert, given: str | None) -> Backbone:
-    """The backbone that was named, or that of the expert's card.
+    """The backbone that was named, or that of the expert's card, or of PEFT's configuration.
 
     Raises:
         PoolError: if neither is there.
     """
-    name = given or expert.card.backbone_name
+    name = given or expert.card.backbone_name or expert.config.base_model_name_or_path
     if not name:
         raise PoolError(
             "the backbone must be known", f"expert {expert.name!r} does not name it", "Pass --backbone."

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,6 +22,8 @@ from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert, adopt
 from pituning.pool import Pool
 from pituning.predict import embed
+
+log = logging.getLogger(__name__)
 
 EXAMPLE = "pituning pool list pool"
 
@@ -129,6 +133,7 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     embedding = None
     if options.backbone or options.task:
         backbone = backbone_of(expert, options.backbone)
+        _tell_other(expert, backbone.name)
         task = as_trained(task_named(options.task), expert, None) if options.task else None
         expert = adopt(expert, backbone, task)
         if task is not None:
@@ -145,12 +150,21 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         f"added {expert.name!r} to {options.pool}; it can be mixed in {' and '.join(spaces) or 'no'} space",
         *(f"not in {space} space: {reason}" for space, reason in reasons.items() if reason),
     ]
+    if expert.card.backbone.startswith("?"):
+        lines.append("not checked on a model: give --backbone")
     if embedding is None:
         lines.append(
             "not embedded, so it is no neighbour yet: give --task and --backbone, or `pituning embed`"
         )
     document = {"added": expert.name, "embedded": embedding is not None, "spaces": spaces}
     return document | {"reasons": {space: why for space, why in reasons.items() if why}}, "\n".join(lines)
+
+
+def _tell_other(expert: Expert, backbone: str) -> None:
+    """Say where an adapter from elsewhere names another model: shapes alone do not tell them apart."""
+    named = str(expert.config.base_model_name_or_path or "")
+    if expert.card.backbone.startswith("?") and named and Path(named).name != Path(backbone).name:
+        log.warning("%s names %s as its model; it is taken as one of %s", expert.name, named, backbone)
 
 
 def _list(pool: Pool) -> tuple[dict[str, Any], str]:

@@ -117,7 +117,7 @@ def _embedded(
         raise PoolError("the backbone must be known", "no expert of the pool names it", "Pass --backbone.")
     backbone = load_backbone(name)
     if config.where == "expert" or backbone.head_modules(backbone.model):
-        must = "at its expert, or on a model with a head, a task is compared by its own expert in the pool"
+        must = "a task that is embedded at an expert, or on a model with a head, needs its own in the pool"
         given = f"none of {few.name!r} that was embedded {config.manner} on these examples"
         raise PoolError(must, given, _expert_first(few.name, around, config, options))
     around.check_manner(config)

@@ -19,7 +19,7 @@ from pituning.cli.options import add_options, read_options
 from pituning.cli.recipes import Recipe, add_recipe_option, recipe_of
 from pituning.cli.tasks import look_over, pool_named, task_named
 from pituning.cli.terminal import program, progress_wanted, table
-from pituning.cli.tune_report import stage_titles, told_lead, told_worse, tune_report
+from pituning.cli.tune_report import shown_stages, stage_titles, told_lead, told_worse, tune_report
 from pituning.distributed import from_first, is_first
 from pituning.errors import ConfigError, ExpertError
 from pituning.expert import Expert
@@ -143,6 +143,7 @@ def describe(result: PiResult, config: PiConfig, out: Path) -> dict[str, Any]:
         "start": result.start,
         "weights": result.weights,
         "best_neighbor": result.best_neighbor,
+        "relative_error": result.mixture.card.recipe.get("relative_error"),
         "scores": result.scores,
         "validation": {who: _finite(found) for who, found in result.validation.items()},
         "decided_by": result.decided_by,
@@ -167,17 +168,18 @@ def as_text(result: PiResult, out: Path) -> str:
     own = next(name for name in result.weights if name not in similar)
     rows = [(name, similar.get(name, "its own"), f"{result.weights[name]:.3f}") for name in [own, *similar]]
     titles = stage_titles(result)
-    parts = [table(f"experts mixed for {result.task}", ("expert", "similarity", "weight"), rows)]
+    left = " (not kept)" if similar and result.kept == "expert" else ""
+    title = f"experts mixed for {result.task}{left}"
+    parts = [table(title, ("expert", "similarity", "weight"), rows)]
     if result.scores:
-        shown = [name for name in result.scores if name != "init" or similar]  # alone, it is the expert again
-        scores = [(titles[name], f"{result.scores[name]:.4f}") for name in shown]
+        scores = [(titles[name], f"{result.scores[name]:.4f}") for name in shown_stages(result)]
         parts.append(table(f"{result.metric} on the test split", ("adapter", result.metric), scores))
     parts += told_worse(result)
     if not result.validation and result.kept == "mixture":
         parts.append("There was nothing to validate on: the mixture was kept unchecked.")
     if result.kept == "expert":
-        why = "It validates better than the mixture" if similar else "The pool has no expert to mix with"
-        parts.append(f"{why}: the task's own expert was kept.")
+        why = "It validates better than the mixture: the" if similar else "Nothing was mixed: the"
+        parts.append(f"{why} task's own expert was kept.")
     if result.lead:
         parts.append(f"decided by validation: {told_lead(result)}")
     if "relative_error" in result.mixture.card.recipe:

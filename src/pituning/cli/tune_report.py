@@ -17,6 +17,7 @@ from pituning.pool import Pool
 from pituning.report import Answer, ExampleShown, Plane, Point, Report, grid
 from pituning.result import PiResult
 from pituning.selection import bare
+from pituning.spelling import listed
 from pituning.task import Task
 from pituning.train import evaluate
 
@@ -45,14 +46,15 @@ def tune_report(
         similarity=[[result.similarity[name][other] for other in names] for name in names],
         target=result.own.name,
         neighbors={neighbor.name: neighbor.similarity for neighbor in result.neighbors},
-        weights=result.weights_by_group,
+        weights=result.weights_by_group if result.neighbors else {},
+        kept=result.kept == "mixture",
         plane=plane_between(backbone, task, result),
         curves={"The task's own expert": trained.history, "The mixture": result.history},
         kept_epochs={
             "The task's own expert": trained.recipe.get("best_epoch"),
             "The mixture": result.best_epoch,
         },
-        scores={titles[stage]: score for stage, score in result.scores.items()},
+        scores={titles[stage]: result.scores[stage] for stage in shown_stages(result)},
         metric=result.metric,
         examples=shown_examples(backbone, task, result, pool.init_seed),
         commands=commands,
@@ -73,6 +75,11 @@ def stage_titles(result: PiResult) -> dict[str, str]:
         "init": f"mixture before tuning ({_told_start(result)})",
         "pi": "π-Tuning (saved)" if result.kept == "mixture" else "the task's own expert (saved)",
     }
+
+
+def shown_stages(result: PiResult) -> list[str]:
+    """Those scored; without neighbours, what was not mixed is the expert again."""
+    return [stage for stage in result.scores if stage != "init" or result.neighbors]
 
 
 def _told_start(result: PiResult) -> str:
@@ -107,12 +114,13 @@ def shown_examples(backbone: Backbone, task: Task, result: PiResult, seed: int) 
     examples = first_by_hash(task.test, SHOWN)
     if not examples:
         return []
-    after = "π-Tuning" if result.kept == "mixture" else "the mixture, which was not kept"
     models = {
         "backbone alone": bare(backbone, task, seed),
         "the task's own expert": attach_expert(backbone, result.own),
-        after: attach_expert(backbone, result.mixture),
     }
+    if result.neighbors:
+        after = "π-Tuning" if result.kept == "mixture" else "the mixture, which was not kept"
+        models[after] = attach_expert(backbone, result.mixture)
     answers = {who: backbone.predict(model, examples, task) for who, model in models.items()}
     return [
         shown(task, example, {who: given[row] for who, given in answers.items()})
@@ -161,12 +169,19 @@ def _png(picture: Image.Image) -> bytes:
 def _summary(result: PiResult) -> list[str]:
     """What was mixed, and what was kept."""
     told = ", ".join(f"{n.name} ({n.similarity:.3f})" for n in result.neighbors)
-    mixed = f"Mixed with the task's own expert: {told}." if told else "The pool had no expert to mix with."
+    mixed = f"Mixed with the task's own expert: {told}." if told else told_alone(result)
     if not result.validation and result.kept == "mixture":
         unchecked = "There was nothing to validate on: the mixture was kept unchecked."
         return [mixed, unchecked, *told_worse(result)]
     kept = "The mixture was kept" if result.kept == "mixture" else "The task's own expert was kept"
     return [mixed, *([f"{kept}: {told_lead(result)}."] if result.lead else []), *told_worse(result)]
+
+
+def told_alone(result: PiResult) -> str:
+    """Why there is no mixture."""
+    reasons = list(dict.fromkeys(result.refused.values()))
+    told = f"No expert of the pool can be mixed with it in {result.space} space"
+    return f"{told}: {listed(reasons)}." if reasons else f"{told}."
 
 
 def told_worse(result: PiResult) -> list[str]:

@@ -36,6 +36,7 @@ def collapse(mixture: Mixture, *, name: str, rank: int | None) -> Expert:
     own = {name: told for name, told in mixture.target.card.recipe.items() if name not in RESULTS}
     recipe = {**own, "space": mixture.space, "weights": mixture.mean_weights()}
     if rank is not None:
+        rank = min(rank, max(slot.shape[1] for slot in mixture.tensors.slots))  # more would be zeros
         values, recipe["relative_error"] = reduced(values, rank)
         ranks = {slot.module: rank for slot in mixture.tensors.slots}
         config = stacked_config(config, ranks, exact=isinstance(config.target_modules, str))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Literal, get_args
 
@@ -45,6 +45,8 @@ def obstacle(expert: Expert, reference: Expert, space: Space) -> str:
         found.append(f"{expert.name} was trained on another backbone than {reference.name}")
     if expert.method != reference.method:
         found.append(f"{expert.name} is {expert.method}, {reference.name} is {reference.method}")
+    if space == "delta" and not found and foreign and not _fit(expert, reference):
+        found.append(f"{expert.name} adapts other modules than {reference.name}, or of other shapes")
     if space == "parameters" and not found:
         starts = (expert.card.initialisation, reference.card.initialisation)
         if UNKNOWN in starts and expert is not reference:
@@ -55,7 +57,26 @@ def obstacle(expert: Expert, reference: Expert, space: Space) -> str:
                 f"{expert.name} started from another initialisation (or rank, alpha, targets) "
                 f"than {reference.name}"
             )
-    return "; ".join(found)
+    told = "; ".join(found)
+    if told and space == "parameters" and not obstacle(expert, reference, "delta"):
+        told += " (space delta mixes them all the same)"
+    return told
+
+
+def _fit(expert: Expert, reference: Expert) -> bool:
+    """Whether two LoRA experts adapt modules in common, all with the same inputs and outputs."""
+    mine, theirs = (dict(_widths(one)) for one in (expert, reference))
+    both = mine.keys() & theirs.keys()
+    return bool(both) and all(mine[name] == theirs[name] for name in both)
+
+
+def _widths(expert: Expert) -> Iterator[tuple[str, int]]:
+    """Each factor's name, and its length on the side that is not the rank."""
+    for name, tensor in expert.tensors.items():
+        if ".lora_A." in name:
+            yield name, tensor.shape[1]
+        elif ".lora_B." in name:
+            yield name, tensor.shape[0]
 
 
 def obstacles_alone(expert: Expert, space: Space) -> list[str]:
@@ -92,8 +113,11 @@ def check_mixable(
             f"a space is one of {', '.join(get_args(Space))}", repr(space), "Name one of them."
         )
     names = [expert.name for expert in experts]
-    if not experts or len(set(names)) != len(names):
-        raise MixtureError("a mixture needs experts with different names", str(names), "Rename the doubles.")
+    if not experts:
+        raise MixtureError("a mixture needs experts", "none", "Give one at least.")
+    if len(set(names)) != len(names):
+        fix = "Rename the doubles: `expert.renamed(NAME)`."
+        raise MixtureError("a mixture needs experts with different names", ", ".join(names), fix)
     if target is not None and target not in names:
         raise MixtureError("the target is one of the experts", repr(target), f"Known: {', '.join(names)}.")
     if target is None and any(_has_head(expert) for expert in experts) and len(experts) > 1:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from pituning.errors import MixtureError
 
 Sharing = Literal["module", "block", "layer", "expert"]
 
@@ -61,5 +63,8 @@ def group_of(module: str, sharing: Sharing) -> str:
         return module.rpartition(".")[0]
     if sharing == "expert":
         return ""
+    if sharing != "layer":
+        fix = f"Choose one of {', '.join(get_args(Sharing))}."
+        raise MixtureError("what shares its weights must be known", repr(sharing), fix)
     layer = re.match(r"(.*?\.\d+)(\.|$)", module)
     return layer.group(1) if layer else module

@@ -201,6 +201,8 @@ def _check_known(used: Tensor) -> None:
 def _check_components(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
     shapes_a = {name: tuple(tensor.shape) for name, tensor in a.items()}
     shapes_b = {name: tuple(tensor.shape) for name, tensor in b.items()}
+    if not shapes_a:
+        raise ConfigError("an embedding must have components", "none", "Embed the task again.")
     if shapes_a != shapes_b:
         wrong = sorted(
             name for name in shapes_a.keys() | shapes_b.keys() if shapes_a.get(name) != shapes_b.get(name)

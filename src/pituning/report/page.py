@@ -33,6 +33,7 @@ class Report:
         target: the name of the task that was tuned.
         neighbors: the target's, name -> similarity.
         weights: module (or what else shares them) -> expert -> weight.
+        kept: whether the mixture of these weights is the result.
         plane: the loss between the target's own expert, the nearest and the farthest.
         curves: title -> one entry an epoch, as `FitResult.history` has them.
         kept_epochs: title -> of which epoch the state was kept; 0 is the one before, None not known.
@@ -49,6 +50,7 @@ class Report:
     target: str | None = None
     neighbors: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    kept: bool = True
     plane: Plane | None = None
     curves: Mapping[str, History] = field(default_factory=dict)
     kept_epochs: Mapping[str, int | None] = field(default_factory=dict)
@@ -147,13 +149,12 @@ def _weights(report: Report, _: Clusters) -> str:
     }
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in experts)
     groups = list(report.weights.items())
-    told = "Each module's weights add up to 1. The result is the sum of the experts with these weights."
+    told = "Each module's weights add up to 1."
     if len(groups) > 1 and all(weights == groups[0][1] for _, weights in groups):
-        told = (
-            f"All {len(groups)} modules have the same weights. "
-            "The result is the sum of the experts with these weights."
-        )
+        told = f"All {len(groups)} modules have the same weights."
         groups = []
+    mixture = "The result" if report.kept else "The mixture, which was not kept,"
+    told += f" {mixture} is the sum of the experts with these weights."
     rows = "".join(
         f'<tr{" class=kept" if weights is mean else ""}><th scope="row">{escape(group) or "all"}</th>'
         + "".join(
