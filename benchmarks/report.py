@@ -24,16 +24,9 @@ CONTEST = [
     "`pituning bench mini20 --backbone ofa-mini --pool mini20 --recipe ofa-mini --shots 16 --data mini20`.",
     "Points of a hundred, with 95 % intervals (bootstrap over tasks and seeds). What trains a new adapter,",
     "all parameters or an attention chooses among three rates by validation. The seconds are the median of",
-    "a task from nothing to what was scored, on one core; of π-Tuning they count what a method takes.",
-    "",
-]
-CONTEST_AT_EXPERTS = [
-    "### The same, embedded at own experts",
-    "",
-    "As the default was before: the pool's tasks embedded at their own experts, and neighbours found beyond",
-    "the k nearest, too. Fisher-weighted averaging took the pool's embeddings. What takes the own expert",
-    "or the neighbours from π-Tuning counts all its seconds. What trains alone ran on some of the tasks: see",
-    "the differences, which are of the same ones.",
+    "a task from nothing to what was scored, on one core that is shared with other work; of π-Tuning they",
+    "count what a method takes. Where a method did not run on all tasks, see the differences, which are of",
+    "the same ones.",
     "",
 ]
 
@@ -67,8 +60,7 @@ def main() -> None:
         *by_embedding("Real language tasks", runs["language"], read(RESULTS / "language-at-expert")),
         *beside_the_paper(runs["mini20"]),
         *by_shots({16: runs["mini20"], **shots}),
-        *contest(CONTEST, methods),
-        *contest(CONTEST_AT_EXPERTS, read(RESULTS / "bench-at-expert")),
+        *contest(methods),
         *choosing.ways(transfer, RESULTS / "mini20", RESULTS / "transfer" / "seed1"),
         *choosing.whether({**related_or_not, **few}),
         *retrieval(of("retrieval"), of("retrieval_index"), of("graph")),
@@ -106,14 +98,12 @@ def pre_training(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def contest(told: Sequence[str], runs: Sequence[dict[str, Any]]) -> list[str]:
+def contest(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Every method of `pituning bench` on mini20, beside the own expert and beside π."""
-    if not runs:
-        return []
     found, behind = summary(runs), summary(runs, "pi")
     tasks, seeds = ({run[key] for run in runs} for key in ("task", "seed"))
     lines = [
-        *told,
+        *CONTEST,
         f"{len(tasks)} tasks, seeds {', '.join(map(str, sorted(seeds)))}: {', '.join(sorted(tasks))}.",
         "",
         "| method | mean | minus the own expert | better / worse | π-Tuning minus it | seconds | runs |",
