@@ -10,6 +10,8 @@ import pytest
 from command import call, tree
 from conftest import SHORT, World
 
+from pituning.bench import METHODS
+
 METHODS = ("base", "expert", "pi", "neighbor", "ties", "weights")
 FEW = ("--shots", 4, "-k", 2, *SHORT, "--expert-epochs", 1)
 
@@ -58,6 +60,19 @@ def test_what_takes_the_neighbours_data_is_refused_at_once_without(world: World,
     outcome = call(*fixed, "--out", tmp_path / "out", "--space", "delta", "--methods", "base", "ties")
     assert (outcome.code, (tmp_path / "out").exists()) == (2, False)
     assert "ties takes experts that began alike" in outcome.err
+
+
+def test_of_all_methods_those_are_left_out_that_cannot_be_done(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {name: METHODS[name] for name in ("base", "ties", "joint")}
+    monkeypatch.setattr("pituning.cli.bench.METHODS", few)
+    fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, "--seed", 0)
+    outcome = call(*fixed, "--out", tmp_path / "out", "--space", "delta", *FEW)
+    assert outcome.code == 0, outcome.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["target-base-seed0.json"]
+    for told in ("left out: ties takes experts", "left out: joint must have the neighbours' data"):
+        assert told in outcome.err
 
 
 def test_what_is_there_is_not_done_again(world: World, tmp_path: Path) -> None:

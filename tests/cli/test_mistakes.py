@@ -374,7 +374,8 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     "task without an expert, embedded at its expert": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--at", "expert"),
         (
-            "compared by its own expert in the pool",
+            "a task that is embedded at an expert",
+            "needs its own in the pool",
             "at its expert",
             "--pool",
             "--fisher-at expert ...` first",
@@ -382,7 +383,7 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     ),
     "an expert that is embedded otherwise": (
         lambda w, t: ("predict", w.task("a"), "--pool", w.pool, "--setting", "paper"),
-        ("compared by its own expert in the pool", "embedded in another way", "--setting paper`"),
+        ("needs its own in the pool", "embedded in another way", "--setting paper`"),
     ),
     "labels that no expert of the pool was embedded with": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--labels", "sampled"),

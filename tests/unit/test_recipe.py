@@ -340,7 +340,7 @@ def test_what_embeds_a_task_is_trained_for_it_where_that_counts(
     embedded: list[Expert] = []
 
     def best_untrained(*given: Any, **options: Any) -> Expert:
-        epochs = given[2].epochs if options.get("untrained") is False else 0
+        epochs = given[2].epochs if options.get("may_keep_start") is False else 0
         trained.append(train_expert(given[0], given[1], replace(given[2], epochs=epochs), **options))
         return trained[-1]
 

@@ -76,7 +76,13 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     configs = [
         tuning_of(argparse.Namespace(**vars(options) | {"seed": seed}), recipe) for seed in options.seed
     ]
-    methods = _fitting(options.methods, has_data=bool(sources), pool=pool, space=configs[0].space)
+    wanted = options.methods or list(METHODS)
+    unfit = {
+        name: fault for name in wanted if (fault := _unfit(name, pool, configs[0].space, data=bool(sources)))
+    }
+    if options.methods:
+        ConfigError.collect([*unfit.values()])
+    methods = [name for name in wanted if name not in unfit]
     if "lorahub" in methods:
         require_nevergrad()
     try:
@@ -84,6 +90,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     except OSError as error:
         given = f"{out}: {'it is a file' if out.is_file() else error.strerror or error}"
         raise ConfigError("results go into a folder", given, "Choose another --out.") from error
+    for fault in unfit.values():
+        log.warning("left out: %s", fault)
     backbone = load_backbone(options.backbone, settings=recipe.model)
     for task in tasks:
         backbone.check(task)
@@ -101,25 +109,15 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return {"out": str(out), "methods": summary(runs)}, _as_text(runs)
 
 
-def _fitting(named: Sequence[str] | None, *, has_data: bool, pool: Pool, space: Space) -> list[str]:
-    """The methods named; of all, those that what is given lets one do.
-
-    Raises:
-        ConfigError: one that is named cannot be done so.
-    """
-    faults = dict[str, ConfigError]()
-    for name in named or METHODS:
-        if not has_data and _takes_data(name, pool):
-            fix = f"Name the tasks of the pool's experts with --data, or leave {name} out."
-            faults[name] = ConfigError(f"{name} must have the neighbours' data, too", "no --data", fix)
-        if METHODS[name].alike and space == "delta":
-            must = f"{name} takes experts that began alike, which it averages as they are"
-            faults[name] = ConfigError(must, "--space delta", f"Leave {name} out.")
-    if named:
-        ConfigError.collect([*faults.values()])
-    for fault in faults.values():
-        log.warning("left out: %s", fault)
-    return [name for name in named or METHODS if name not in faults]
+def _unfit(name: str, pool: Pool, space: Space, *, data: bool) -> ConfigError | None:
+    """What a method lacks; nothing of most."""
+    if not data and _takes_data(name, pool):
+        fix = f"Name the tasks of the pool's experts with --data, or leave {name} out."
+        return ConfigError(f"{name} must have the neighbours' data, too", "no --data", fix)
+    if METHODS[name].alike and space == "delta":
+        must = f"{name} takes experts that began alike, which it mixes as they are"
+        return ConfigError(must, "--space delta", f"Leave {name} out.")
+    return None
 
 
 def _takes_data(name: str, pool: Pool) -> bool:
