@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pituning.provenance import provenance
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "ofa_conversion.json"
 WORK = HERE / "work" / "ofa_conversion"
@@ -36,7 +38,6 @@ CASES: dict[str, dict[str, Any]] = {
 # The numbers come from the seed; the processes are apart, so that none inherits another's peak.
 MAKE = """
 import sys, json, torch
-from pituning.provenance import provenance
 from pituning.models.ofa import OfaConfig, OfaForConditionalGeneration
 size, path, said = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 config = OfaConfig.of_size(size)

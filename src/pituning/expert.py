@@ -172,7 +172,7 @@ def attach(
         config.prompt_tuning_init = PromptTuningInit.RANDOM
     with isolated_seed(seed):
         model = get_peft_model(module, config)
-    if begun:
+    if begun and overwritten:
         config.prompt_tuning_init = begun
     if config.modules_to_save:  # to which PEFT adds the heads it knows, also where they are there already
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))

@@ -46,12 +46,7 @@ class Frozen:
     """
 
     def __init__(self, model: nn.Module, *, name: str = "model") -> None:
-        if any(isinstance(module, (PeftModel, BaseTunerLayer)) for module in model.modules()):
-            raise BackboneError(
-                "a backbone must be the bare model",
-                f"{type(model).__name__} with an adapter in it",
-                "Give `get_base_model()` of a prompt's PeftModel, `unload()` of any other.",
-            )
+        require_bare(model)
         self.model, self.name = model.requires_grad_(False).eval(), name
 
     @cached_property
@@ -62,6 +57,16 @@ class Frozen:
     def fresh_module(self, labels: Sequence[str]) -> nn.Module:
         """A copy that shares the weights, head included."""
         return shared_copy(self.model)
+
+
+def require_bare(model: nn.Module) -> None:
+    """Raise BackboneError where PEFT has put an adapter on a model, which is then left as it is."""
+    if any(isinstance(module, (PeftModel, BaseTunerLayer)) for module in model.modules()):
+        raise BackboneError(
+            "a backbone must be the bare model",
+            f"{type(model).__name__} with an adapter in it",
+            "Give `get_base_model()` of a prompt's PeftModel, `unload()` of any other.",
+        )
 
 
 def shared_copy(model: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,10 +87,13 @@ class PiConfig:
         """Collect what is out of range; `train` and `tune` get this run's seed."""
         for part in ("train", "tune"):
             object.__setattr__(self, part, replace(getattr(self, part), seed=self.seed))
+        given = {name: getattr(self, name) for name in ("k", "shots", "rank")}
         faults = [
-            ConfigError(f"{name} must be at least 1", repr(value), f"Raise {name}.")
-            for name, value in (("k", self.k), ("shots", self.shots), ("rank", self.rank))
-            if value is not None and not (isinstance(value, int) and value >= 1)
+            ConfigError(f"{name} must be at least 1", str(value), f"Raise {name}.")
+            if isinstance(value, Integral)
+            else ConfigError(f"{name} must be a whole number", repr(value), "Write one, without quotes.")
+            for name, value in given.items()
+            if value is not None and not (isinstance(value, Integral) and int(value) >= 1)
         ]
         ConfigError.collect([*faults, *ConfigError.misnamed(self)])
         if self.rank is not None and self.space == "parameters":

@@ -304,13 +304,14 @@ def _lie_apart(found: Collection[str], candidates: Sequence[Candidate], read: in
 def similarities_in_delta(points: Mapping[str, TaskEmbedding]) -> dict[str, dict[str, float]]:
     """All pairs of embeddings of LoRA experts of any rank, made in one manner; see `shared_modules`.
 
-    Two that adapt no module in common have the similarity 0.
+    Two that adapt no module in common, or learn nothing there, have the similarity 0.
     """
     summed = {name: _over_inputs_and_outputs(point.components) for name, point in points.items()}
     found = {name: {name: 1.0} for name in points}
     for one, two in combinations(points, 2):
         mine, theirs = _shared(summed[one], summed[two])
-        alike = similarity(mine, theirs, setting=points[one].setting) if mine else 0.0
+        comparable = any(bool(mine[part].any() and theirs[part].any()) for part in mine)
+        alike = similarity(mine, theirs, setting=points[one].setting) if comparable else 0.0
         found[one][two] = found[two][one] = alike
     return found
 

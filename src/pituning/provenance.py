@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ def provenance() -> dict[str, Any]:
     """What the numbers depend on besides the configuration; `commit` is empty outside a checkout of ours."""
     return {
         "versions": {"python": platform.python_version(), **_versions()},
-        "commit": COMMIT,
+        "commit": commit(),
         "machine": {
             "arch": platform.machine(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "load": os.getloadavg()[0],
+            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         },
     }
 
@@ -40,8 +41,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str:
-    if not (CHECKOUT / ".git").exists():
+@cache
+def commit() -> str:
+    """As it was when first asked for: the code that runs was read before."""
+    if not (CHECKOUT / "src").is_dir() or not (CHECKOUT / ".git").exists():
         return ""
     command = ["git", "describe", "--always", "--dirty"]
     try:
@@ -49,7 +52,3 @@ def _commit() -> str:
     except OSError:  # no git here
         return ""
     return found.stdout.strip()
-
-
-# Read when the process starts, which is when the code it runs is read.
-COMMIT = _commit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,15 +66,13 @@ def find_splits(folder: Path, names: Mapping[str, str]) -> dict[str, Path]:
     return {split: paths[0] for split, paths in found.items() if paths}
 
 
-def read_split(path: Path, columns: Mapping[str, str], labels: Collection[str] = ()) -> tuple[Example, ...]:
+def read_split(path: Path, columns: Mapping[str, str], names: Sequence[str] = ()) -> tuple[Example, ...]:
     """The examples of a table, or of a folder with a `metadata` table or one subfolder of images a label.
-
-    A number in the column of labels whose name the table knows (see `Table`) is read as that name.
 
     Args:
         path: a .parquet, .jsonl, .csv or .tsv file, or a folder.
         columns: our column name -> the file's, where they differ.
-        labels: what the task file calls them; a number among these stays one.
+        names: what the numbers in the column of labels stand for; see `names_of_labels`.
 
     Raises:
         TaskError: the file is missing, broken, empty, or lacks a column; a cell cannot be read (row named).
@@ -85,7 +83,21 @@ def read_split(path: Path, columns: Mapping[str, str], labels: Collection[str] =
             return _read_class_folders(path)
         path = tables[0]
     table = read_table(path)
-    return _examples(table, _chosen_columns(table, columns), labels)
+    return _examples(table, _chosen_columns(table, columns), names)
+
+
+def names_of_labels(path: Path, columns: Mapping[str, str]) -> Sequence[str]:
+    """The names that a Parquet file has for the numbers in its column of labels; () where it has none."""
+    if path.suffix != ".parquet" or not path.is_file():
+        return ()
+    import pyarrow as pa  # lazy: as below
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, ValueError, OSError):  # told where it is read
+        return ()
+    return _class_names(metadata.get(b"huggingface")).get(columns.get("label", "label"), ())
 
 
 def require_file(path: Path) -> None:
@@ -256,7 +268,7 @@ def _chosen_columns(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
         if theirs not in table.columns
     ]
     chosen = {name: columns.get(name, name) for name in FIELDS}
-    if not {"text_a", *IMAGES}.intersection([*columns, *table.columns]):
+    if not {"text_a", *IMAGES}.intersection([*columns, *table.columns]) and "text" not in columns.values():
         chosen["text_a"] = "text"  # as many tables of texts have it; beside a picture, it may be the answer
     chosen = {ours: theirs for ours, theirs in chosen.items() if theirs in table.columns}
     if not faults and not {"text_a", *IMAGES} & set(chosen):
@@ -276,18 +288,22 @@ def _missing(table: Table, wanted: str, nearest_to: str, ours: str) -> TaskError
     )
 
 
-def _examples(table: Table, chosen: Mapping[str, str], labels: Collection[str]) -> tuple[Example, ...]:
-    names = table.class_names.get(chosen.get("label", ""), ())
+def _examples(table: Table, chosen: Mapping[str, str], names: Sequence[str]) -> tuple[Example, ...]:
     examples: list[Example] = []
     faults: list[tuple[int, TaskError]] = []
     for number, row in enumerate(table.rows, 1):
         try:
             cells = {ours: row.get(theirs) for ours, theirs in chosen.items()}
-            place = cells.get("label")
-            if type(place) is int and 0 <= place < len(names) and str(place) not in labels:
-                cells["label"] = names[place]
+            cells["label"] = _named(cells.get("label"), names)
             examples.append(read_row(cells, table.path.parent))
         except TaskError as fault:
             faults.append((number, fault))
     TaskError.collect(faults_by_kind(table.path.name, faults))
     return tuple(examples)
+
+
+def _named(label: Any, names: Sequence[str]) -> Any:
+    """A label's name, where it is the number of one; else the label."""
+    if isinstance(label, str) and label.isdecimal() and label not in names:
+        label = int(label)
+    return names[label] if type(label) is int and 0 <= label < len(names) else label

@@ -28,7 +28,7 @@ from pituning.inferred import (
     infer_modality,
     misfit,
 )
-from pituning.readers import find_splits, read_split
+from pituning.readers import find_splits, names_of_labels, read_split
 from pituning.settings import setting_faults
 from pituning.spelling import did_you_mean, listed
 
@@ -368,11 +368,18 @@ def _empty(columns: Sequence[str], modality: str, example: Example) -> Iterator[
 def _read_splits(
     files: Mapping[str, Path], columns: Mapping[str, str], labels: Collection[str]
 ) -> dict[str, tuple[Example, ...]]:
-    """The examples of each split, or one error with the faults of all."""
+    """The examples of each split, or one error with the faults of all.
+
+    Numbers for labels are read as the names that the training file has for them, unless the task file's
+    `labels` are such numbers.
+    """
     data, faults = {}, []
+    names = names_of_labels(files["train"], columns)
+    if any(str(number) in labels for number in range(len(names))):
+        names = ()
     for split, file in files.items():
         try:
-            data[split] = read_split(file, columns, labels)
+            data[split] = read_split(file, columns, names)
         except TaskError as fault:
             faults.append(fault)
     TaskError.collect(faults)

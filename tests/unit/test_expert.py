@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from small import VARIANTS, expert, frozen, lora, model_of, outputs, outputs_of, same_tensors
 from torch import nn
 
+from pituning.backbones import Causal
 from pituning.errors import BackboneError, ExpertError
 from pituning.expert import Expert, attach, attach_expert, attach_untrained, initialisation_of, is_head
 from pituning.foundation import Frozen, checkpoint_activations
@@ -148,14 +150,28 @@ def test_card_that_is_none_is_refused(card: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"peft_type": "NEWEST"}, {"option_of_tomorrow": True}, {"r": "large"}, {"r": 8}]
+    "change",
+    [
+        {"peft_type": "NEWEST"},
+        {"option_of_tomorrow": True},
+        {"lora_alpha": "large"},
+        {"r": "large"},
+        {"r": 8},
+        {"r": [2]},
+        {"r": 8, "rank_pattern": ["query"]},
+        {"r": 8, "rank_pattern": {"query": [2]}},
+    ],
 )
 def test_configuration_that_peft_does_not_know_is_refused(change: dict[str, object], folder: Path) -> None:
     file = folder / "adapter_config.json"
     raw = json.loads(file.read_text())
     file.write_text(json.dumps(raw | {"option_of_yesterday": None} | change))
+    if "lora_alpha" in change:
+        with pytest.raises(ExpertError, match="must fit the backbone"):
+            attach_expert(frozen(), Expert.load(folder))
+        return
     if "r" in change:
-        with pytest.raises(ExpertError, match=f"r {change['r']}, a tensor 2"):
+        with pytest.raises(ExpertError, match=r"the ranks in .* must be those of the tensors.*tensors 2"):
             Expert.load(folder)
         return
     with pytest.raises(ExpertError, match="configuration of the installed PEFT"):
@@ -255,8 +271,9 @@ def test_a_head_is_found_by_the_end_of_its_name_as_peft_does(named: str) -> None
 def test_a_model_with_an_adapter_in_it_is_no_backbone() -> None:
     model = attach_expert(frozen(), expert("a")).requires_grad_(True)
     for taken in (model, model.get_base_model()):
-        with pytest.raises(BackboneError, match="bare model"):
-            Frozen(taken)
+        for take in (Frozen, lambda model: Causal(model, tiny.tokenizer(), name="mine")):
+            with pytest.raises(BackboneError, match="bare model"):
+                take(taken)
     assert all(parameter.requires_grad for parameter in model.parameters())
     Frozen(model.unload())
 

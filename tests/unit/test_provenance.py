@@ -18,14 +18,15 @@ def test_the_commit_is_the_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return subprocess.check_output(command, cwd=tmp_path, text=True).strip()
 
     monkeypatch.setattr(module, "CHECKOUT", tmp_path)
-    assert module._commit() == ""
+    assert module.commit.__wrapped__() == ""
+    (tmp_path / "src").mkdir()
     git("init", "-q")
     (tmp_path / "file").write_text("1")
     git("add", "file")
     git("commit", "-q", "-m", "first")
-    assert git("rev-parse", "HEAD").startswith(module._commit())
+    assert git("rev-parse", "HEAD").startswith(module.commit.__wrapped__())
     (tmp_path / "file").write_text("2")
-    assert module._commit().endswith("-dirty")
+    assert module.commit.__wrapped__().endswith("-dirty")
 
 
 def test_versions_are_those_installed() -> None:

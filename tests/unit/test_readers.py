@@ -297,6 +297,8 @@ def test_numbers_are_read_as_the_names_that_the_file_has_for_them(tmp_path):
     (tmp_path / "task.yaml").write_text("name: t")
     task = load_task(tmp_path)
     assert (task.candidates, [example.label for example in task.train]) == (("neg", "pos"), ["pos", "neg"])
+    (tmp_path / "test.csv").write_text("text_a,label\nwell,1\n")  # as other programs leave it
+    assert load_task(tmp_path).test[0].label == "pos"
     (tmp_path / "task.yaml").write_text("{name: t, labels: {0: bad, 1: good}}")
     task = load_task(tmp_path)
     assert ([*task.candidate_texts.values()], [e.label for e in task.train]) == (["bad", "good"], ["1", "0"])

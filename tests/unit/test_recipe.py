@@ -9,6 +9,7 @@ from math import exp, log
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
@@ -579,6 +580,7 @@ def test_the_targets_expert_takes_the_pools_configuration_and_not_a_strangers(
 def test_a_run_has_one_seed() -> None:
     told = PiConfig(seed=5, train=TrainConfig(seed=7)).told
     assert (told["seed"], told["train"]["seed"], told["tune"]["seed"]) == (5, 5, 5)
+    assert PiConfig(k=np.int64(2)).k == 2  # type: ignore[arg-type]
 
 
 def test_an_expert_trained_before_is_the_targets_own(

@@ -415,3 +415,11 @@ def test_a_column_called_text_is_the_text_where_there_are_no_pictures(tmp_path):
     (tmp_path / "x.png").write_bytes(b"x")
     (tmp_path / "train.csv").write_text("file_name,text,label\nx.png,so,a\nx.png,no,b\n")
     assert [example.text_a for example in load_task(tmp_path).train] == [None, None]
+
+
+@pytest.mark.parametrize("ours", ["label", "references", "text_b"])
+def test_a_column_called_text_that_is_something_else_is_not_the_text(ours, tmp_path):
+    (tmp_path / "task.json").write_text(json.dumps({"columns": {ours: "text"}}))
+    (tmp_path / "train.csv").write_text("question,text,label\nso,a,x\nno,b,y\n")
+    with pytest.raises(TaskError, match="'text_a'"):
+        load_task(tmp_path)

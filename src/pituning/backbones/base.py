@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pituning.decoding import Decoding
 from pituning.errors import BackboneError, TaskError
-from pituning.foundation import fingerprint_of, shared_copy
+from pituning.foundation import fingerprint_of, require_bare, shared_copy
 from pituning.task import Example, Task
 
 Batch = dict[str, Tensor]
@@ -31,11 +31,15 @@ class Backbone(ABC):
         model: the frozen model, in eval mode; never trained, never changed.
         name: where it came from (a folder, a Hub id or a short name); for people, not for comparison.
         settings: rates of dropout that were changed when it was loaded.
+
+    Raises:
+        BackboneError: if PEFT has put an adapter on the model.
     """
 
     family: ClassVar[str]
 
     def __init__(self, model: nn.Module, *, name: str) -> None:
+        require_bare(model)
         self.model = model.requires_grad_(False).eval()
         self.name = name
         self.settings: Mapping[str, float] = {}

@@ -128,7 +128,7 @@ class Contest:
 
     def fit(self, module: nn.Module, rate: float, config: FitConfig) -> None:
         """Train what can be trained in a module that makes the backbone's outputs; the best state stays."""
-        fit_module(self.backbone, module, self.few, rate, replace(config, seed=self.config.seed))
+        fit_module(self.backbone, module, self.few, rate, config)
 
     def score(self, made: Made) -> float:
         """The task's metric on its test split."""

@@ -17,6 +17,7 @@ from pituning.backbones import load_backbone
 from pituning.bench import METHODS, Contest, summary
 from pituning.bench.lorahub import require_nevergrad
 from pituning.building import by_name
+from pituning.card import UNKNOWN
 from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import look_over, members, pool_named, task_named
 from pituning.cli.terminal import table
@@ -115,8 +116,10 @@ def _unfit(name: str, pool: Pool, space: Space, *, data: bool) -> ConfigError | 
         fix = f"Name the tasks of the pool's experts with --data, or leave {name} out."
         return ConfigError(f"{name} must have the neighbours' data, too", "no --data", fix)
     if METHODS[name].alike and space == "delta":
-        must = f"{name} takes experts that began alike, which it mixes as they are"
-        return ConfigError(must, "--space delta", f"Leave {name} out.")
+        starts = {pool.get(one).card.initialisation for one in pool}
+        if len(starts) > 1 or UNKNOWN in starts:
+            must = f"{name} takes experts that began alike, which it mixes as they are"
+            return ConfigError(must, "a pool of several starts", f"Leave {name} out.")
     return None
 
 
@@ -195,7 +198,7 @@ def _known(contest: Contest, name: str, out: Path) -> dict[str, Any]:
     if document.get("key") != _key(contest, name):
         now, then = contest.config.told, document.get("config", {})
         other = [name for name in now if name in then and then[name] != now[name]]
-        given = f"{file} is of other {', '.join(other) or 'data, experts or model'}"
+        given = f"{file} is of other {', '.join(other)}" if other else f"{file} is not"
         fix = "Choose another --out, or remove the file."
         raise ConfigError("results are of the same data, pool, backbone and options", given, fix)
     return document

@@ -66,7 +66,7 @@ def backbone_of(expert: Expert, given: str | None) -> Backbone:
     except BackboneError as error:
         if given:
             raise
-        told = f"{error.given}, as the card of expert {expert.name!r} has it"
+        told = f"{error.given}, as expert {expert.name!r} names it"
         raise BackboneError(error.must, told, "Pass --backbone.") from error
 
 

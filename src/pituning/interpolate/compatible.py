@@ -46,7 +46,7 @@ def obstacle(expert: Expert, reference: Expert, space: Space) -> str:
     if expert.method != reference.method:
         found.append(f"{expert.name} is {expert.method}, {reference.name} is {reference.method}")
     if space == "delta" and not found and foreign and not _fit(expert, reference):
-        found.append(f"{expert.name} adapts other modules than {reference.name}, or of other shapes")
+        found.append(f"{expert.name} adapts modules of other shapes than {reference.name}")
     if space == "parameters" and not found:
         starts = (expert.card.initialisation, reference.card.initialisation)
         if UNKNOWN in starts and expert is not reference:
@@ -59,15 +59,14 @@ def obstacle(expert: Expert, reference: Expert, space: Space) -> str:
             )
     told = "; ".join(found)
     if told and space == "parameters" and not obstacle(expert, reference, "delta"):
-        told += " (space delta mixes them all the same)"
+        told += " (which does not matter in space delta)"
     return told
 
 
 def _fit(expert: Expert, reference: Expert) -> bool:
-    """Whether two LoRA experts adapt modules in common, all with the same inputs and outputs."""
+    """Whether the modules that two LoRA experts have in common have the same inputs and outputs."""
     mine, theirs = (dict(_widths(one)) for one in (expert, reference))
-    both = mine.keys() & theirs.keys()
-    return bool(both) and all(mine[name] == theirs[name] for name in both)
+    return all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys())
 
 
 def _widths(expert: Expert) -> Iterator[tuple[str, int]]:
