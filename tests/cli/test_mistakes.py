@@ -466,7 +466,7 @@ def test_mistake_is_explained_and_changes_nothing(case: str, world: World, tmp_p
         ("verify", "--engine=process"),
         ("verify", "--cpus=0"),
         ("push", "--revision=x"),
-        ("push", "--from=x"),
+        ("list", "--from=x"),
         ("pull", "--backbone=x"),
     ],
 )

@@ -247,6 +247,7 @@ def test_damaged_entry_at_the_place_is_replaced_only_when_asked(hub: Hub, pool: 
     [
         (["push"], "`pool push` takes --to"),
         (["pull", "--to", "me/pool"], "`pool pull` takes --from"),
+        (["pull", "--from", "me/pool", "--to", "me/pool"], "`pool pull` takes --from; given: --to"),
         (["push", "--to", "me"], "hf://USER/NAME or at a URL"),
         (["push", "--to", "/tmp/folder"], "hf://USER/NAME or at a URL"),
         (["pull", "--from", "hf://me/pool/more"], "hf://USER/NAME or at a URL"),

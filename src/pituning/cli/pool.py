@@ -38,8 +38,8 @@ USED_BY = {
     "--engine": ("build",),
     "--address": ("build",),
     "--cpus": ("build",),
-    "--to": ("push",),
-    "--from": ("pull",),
+    "--to": pool_share.ACTIONS,
+    "--from": pool_share.ACTIONS,
     "--revision": ("pull",),
 }
 """Options -> the actions that take them."""

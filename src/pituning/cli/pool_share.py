@@ -27,11 +27,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Push or pull the experts named, or all."""
     pushing = options.action == "push"
-    option, where = ("--to", options.to) if pushing else ("--from", options.source)
-    if not where:
+    places = {"--to": options.to, "--from": options.source}
+    option = "--to" if pushing else "--from"
+    where = places.pop(option)
+    given = [other for other, place in places.items() if place]
+    if given or not where:
         raise PoolError(
             f"`pool {options.action}` takes {option}",
-            "none",
+            given[0] if given else "none",
             f"pituning pool {options.action} POOL {option} USER/NAME",
         )
     _quiet()
