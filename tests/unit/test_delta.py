@@ -16,6 +16,7 @@ from pituning.errors import ExpertError, MixtureError
 from pituning.expert import Expert, ExpertCard
 from pituning.foundation import Frozen
 from pituning.interpolate import Mixture
+from pituning.interpolate.compatible import obstacle
 from pituning.interpolate.delta import low_rank
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LoRA tensor.s. have invalid shape")
@@ -204,6 +205,8 @@ def test_foreign_expert_of_another_shape_is_refused() -> None:
     wide = Frozen(model_of("encoder", hidden_size=32), name="wide")
     foreign = expert("b", backbone=wide)
     foreign = Expert(ExpertCard(name="b", task="b", backbone="?wide"), foreign.config, foreign.tensors)
+    flat = {name: tensor.flatten() for name, tensor in foreign.tensors.items()}
+    assert "other shapes" in obstacle(Expert(foreign.card, foreign.config, flat), expert("a"), "delta")
     with pytest.raises(MixtureError, match="b adapts modules of other shapes than a"):
         Mixture(frozen(), [expert("a"), foreign], space="delta")
     with pytest.raises(ExpertError, match="expert 'b' must be those of its configuration on this backbone"):

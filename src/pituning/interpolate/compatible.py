@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Literal, get_args
 
+import torch
+
 from pituning.card import UNKNOWN
 from pituning.errors import MixtureError
 from pituning.expert import Expert, is_head
@@ -69,13 +71,13 @@ def _fit(expert: Expert, reference: Expert) -> bool:
     return all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys())
 
 
-def _widths(expert: Expert) -> Iterator[tuple[str, int]]:
-    """Each factor's name, and its length on the side that is not the rank."""
+def _widths(expert: Expert) -> Iterator[tuple[str, torch.Size]]:
+    """Each factor's name, and its shape without the rank."""
     for name, tensor in expert.tensors.items():
         if ".lora_A." in name:
-            yield name, tensor.shape[1]
+            yield name, tensor.shape[1:]
         elif ".lora_B." in name:
-            yield name, tensor.shape[0]
+            yield name, tensor.shape[:1]
 
 
 def obstacles_alone(expert: Expert, space: Space) -> list[str]:
