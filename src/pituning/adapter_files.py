@@ -145,18 +145,18 @@ def _check_sizes(config: PeftConfig, tensors: Mapping[str, Tensor], where: str) 
     declared = {name: getattr(config, name, None) for name in SIZES}
     declared |= {f"rank_pattern {n}": r for n, r in patterns.items()} if isinstance(patterns, dict) else {}
     wrong = [f"{name} {size}" for name, size in declared.items() if isinstance(size, int) and size > largest]
-    if config.peft_type == PeftType.LORA and not config.target_parameters:  # whose ranks are stacked
-        ranks = [size for name, size in declared.items() if name == "r" or name.startswith("rank_pattern")]
-        found = [size for name, t in tensors.items() if ".lora_A." in name for size in t.shape[:1]]
-        if not wrong and any(size not in ranks for size in found):
-            raise ExpertError(
-                f"the ranks in {CONFIG} must be those of the tensors",
-                f"{where} has r {config.r}, tensors {', '.join(map(str, sorted({*found})))}",
-                "Save the adapter again.",
-            )
     if wrong:
         raise ExpertError(
             f"the sizes in {CONFIG} must be those of the tensors",
             f"{where} has {', '.join(wrong)}, and no tensor is longer than {largest}",
             "Save the adapter again.",
         )
+    if config.peft_type == PeftType.LORA and not config.target_parameters:  # whose ranks are stacked
+        ranks = [size for name, size in declared.items() if name == "r" or name.startswith("rank_pattern")]
+        found = [size for name, t in tensors.items() if ".lora_A." in name for size in t.shape[:1]]
+        if any(size not in ranks for size in found):
+            raise ExpertError(
+                f"the ranks in {CONFIG} must be those of the tensors",
+                f"{where} has r {config.r}, tensors {', '.join(map(str, sorted({*found})))}",
+                "Save the adapter again.",
+            )

@@ -167,12 +167,12 @@ def attach(
     with isolated_seed(seed):
         module = backbone.fresh_module(labels)
     frozen = {id(parameter): (parameter, parameter.data) for parameter in module.parameters()}
-    begun = getattr(config, "prompt_tuning_init", None)
-    if begun and overwritten:
+    begun = getattr(config, "prompt_tuning_init", None) if overwritten else None
+    if begun:
         config.prompt_tuning_init = PromptTuningInit.RANDOM
     with isolated_seed(seed):
         model = get_peft_model(module, config)
-    if begun and overwritten:
+    if begun:
         config.prompt_tuning_init = begun
     if config.modules_to_save:  # to which PEFT adds the heads it knows, also where they are there already
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))

@@ -74,6 +74,11 @@ class PiResult:
     after: dict[str, float]
 
     @property
+    def reasons(self) -> list[str]:
+        """Why experts were refused, each reason once."""
+        return list(dict.fromkeys(self.refused.values()))
+
+    @property
     def decided_by_score(self) -> bool:
         """Whether the own expert is kept for its score alone, of free text."""
         return self.kept == "expert" and self.lead is not None and not self.lead.behind

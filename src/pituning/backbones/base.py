@@ -98,9 +98,8 @@ class Backbone(ABC):
         Under a head, they have an order.
         """
         texts = [task.candidate_texts[name] for name in task.candidates]
-        ordered = bool(self.head_modules(self.model))
-        wanted = [*labels] if ordered else sorted(labels)
-        return wanted in ((one if ordered else sorted(one)) for one in ([*task.candidates], texts))
+        order = list if self.head_modules(self.model) else sorted
+        return order(labels) in (order(task.candidates), order(texts))
 
     def fresh_module(self, labels: Sequence[str]) -> nn.Module:
         """A module of its own that shares the frozen weights, with a new head for `labels` if it has one."""

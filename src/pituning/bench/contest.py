@@ -82,8 +82,8 @@ class Contest:
         """
         found = self.pi.others
         if not found:
-            reasons = list(dict.fromkeys(self.pi.refused.values()))
-            given = f"the pool has none{(reasons and f': {listed(reasons)}') or ''}"
+            reasons = self.pi.reasons
+            given = f"the pool has none: {listed(reasons)}" if reasons else "the pool has none"
             fix = "Add experts of other tasks to the pool, or choose another --space."
             raise PoolError("a comparison needs experts to mix with", given, fix)
         return found

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from pituning.cli.tasks import look_over, members, pool_named, task_named
 from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
-from pituning.interpolate.compatible import Space
 from pituning.places import unwritable
 from pituning.pool import Pool
 from pituning.provenance import provenance
@@ -78,9 +78,9 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         tuning_of(argparse.Namespace(**vars(options) | {"seed": seed}), recipe) for seed in options.seed
     ]
     wanted = options.methods or list(METHODS)
-    unfit = {
-        name: fault for name in wanted if (fault := _unfit(name, pool, configs[0].space, data=bool(sources)))
-    }
+    alike = configs[0].space == "parameters" or _began_alike(pool)
+    lacks = partial(_unfit, pool=pool, data=bool(sources), alike=alike)
+    unfit = {name: fault for name in wanted if (fault := lacks(name))}
     if options.methods:
         ConfigError.collect([*unfit.values()])
     methods = [name for name in wanted if name not in unfit]
@@ -110,16 +110,20 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return {"out": str(out), "methods": summary(runs)}, _as_text(runs)
 
 
-def _unfit(name: str, pool: Pool, space: Space, *, data: bool) -> ConfigError | None:
+def _began_alike(pool: Pool) -> bool:
+    """Whether all experts are known to be of one initialisation."""
+    starts = {pool.get(name).card.initialisation for name in pool}
+    return len(starts) <= 1 and UNKNOWN not in starts
+
+
+def _unfit(name: str, *, pool: Pool, data: bool, alike: bool) -> ConfigError | None:
     """What a method lacks; nothing of most."""
     if not data and _takes_data(name, pool):
         fix = f"Name the tasks of the pool's experts with --data, or leave {name} out."
         return ConfigError(f"{name} must have the neighbours' data, too", "no --data", fix)
-    if METHODS[name].alike and space == "delta":
-        starts = {pool.get(one).card.initialisation for one in pool}
-        if len(starts) > 1 or UNKNOWN in starts:
-            must = f"{name} takes experts that began alike, which it mixes as they are"
-            return ConfigError(must, "a pool of several starts", f"Leave {name} out.")
+    if METHODS[name].alike and not alike:
+        must = f"{name} takes experts that began alike, which it mixes as they are"
+        return ConfigError(must, "a pool of several starts", f"Leave {name} out.")
     return None
 
 

@@ -179,9 +179,8 @@ def _summary(result: PiResult) -> list[str]:
 
 def told_alone(result: PiResult) -> str:
     """Why there is no mixture."""
-    reasons = list(dict.fromkeys(result.refused.values()))
     told = f"No expert of the pool can be mixed with it in {result.space} space"
-    return f"{told}: {listed(reasons)}." if reasons else f"{told}."
+    return f"{told}: {listed(result.reasons)}." if result.reasons else f"{told}."
 
 
 def told_worse(result: PiResult) -> list[str]:
