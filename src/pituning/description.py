@@ -145,6 +145,8 @@ def _task_file(path: Path) -> Path:
         )
     if not path.is_dir():
         fix = f"{did_you_mean_file(path)}Check the path."
+        if path.parts[:-1] == ("mini20",):
+            fix = f"The generated ones are `mini_task({path.name!r})` of `pituning.mini20`."
         raise TaskError("a task must be an existing folder", f"{path}, which does not exist", fix)
     found = [path / name for name in _FILES if (path / name).is_file()]
     if len(found) != 1:

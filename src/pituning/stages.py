@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
@@ -15,13 +15,26 @@ from pituning.distributed import from_first, is_first
 
 @final
 class Stages:
-    """Where each stage keeps its checkpoints, and how many seconds have passed when it is done."""
+    """Where each stage keeps its checkpoints, and how many seconds have passed when it is done.
 
-    def __init__(self, workdir: str | Path | None, resume: bool, progress: bool) -> None:
+    Args:
+        workdir: nothing is kept without one.
+        resume: go on from what is kept there.
+        progress: show bars on stderr.
+        after: the stages that were done before -> the seconds until then; they count.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path | None = None,
+        resume: bool = False,
+        progress: bool = False,
+        after: Mapping[str, float] | None = None,
+    ) -> None:
         self.workdir = Path(workdir) if workdir else None
         self.resume, self.progress = resume, progress
-        self.after: dict[str, float] = {}
-        self._began = time.monotonic()
+        self.after = dict(after or {})
+        self._began = time.monotonic() - max(self.after.values(), default=0.0)
 
     @property
     def seconds(self) -> float:

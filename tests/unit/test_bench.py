@@ -27,6 +27,7 @@ from pituning.errors import ConfigError, ExpertError, TrainingError
 from pituning.evaluation import Evaluation
 from pituning.example import Example
 from pituning.expert import Expert, attach_expert, is_head
+from pituning.mixing import Mixing
 from pituning.predict import FisherConfig, Neighbor, embed
 from pituning.task import Task
 from pituning.train import evaluate, train_expert
@@ -58,14 +59,27 @@ def made_contest(backbone: Backbone, folder: Path, method: str) -> Contest:
 def test_what_is_of_the_target_in_the_pool_is_never_used(contest: Contest) -> None:
     assert {"target", "renamed"} <= set(contest.pool)
     assert {expert.name for expert in contest.others} == {"text0", "text1", "text2"}
-    by_similarity = contest.pi.similarity[contest.pi.own.name]
+    by_similarity = contest.prediction.similarity[contest.prediction.own.name]
     assert [expert.name for expert in contest.neighbors] == [n.name for n in contest.pi.neighbors]
     assert by_similarity[contest.others[0].name] >= by_similarity[contest.others[-1].name]
 
 
+def test_what_others_take_of_pi_tuning_costs_no_mixture(
+    contest: Contest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = Contest(contest.backbone, contest.task, contest.pool, contest.config)
+    monkeypatch.setattr(Mixing, "begin", None)
+    for name in ("base", "expert", "average"):
+        METHODS[name].make(begun)
+    assert 0 < begun.before("expert") < begun.before("neighbors")
+    monkeypatch.undo()
+    assert begun.before("neighbors") < begun.before("mixture") == begun.pi.after["mixture"]
+    assert begun.pi.own is begun.prediction.own
+
+
 @pytest.mark.parametrize("name", ["pi", "average", "average-all", "weights", "uniform", "neighbor"])
 def test_in_delta_space_all_are_cut_to_the_rank_that_is_asked_for(name: str, contest: Contest) -> None:
-    if contest.pi.own.method != "LORA":
+    if contest.prediction.own.method != "LORA":
         pytest.skip("delta space is of LoRA")
     config = replace(contest.config, space="delta", rank=2)
     made = METHODS[name].make(replace(contest, config=config))
@@ -79,7 +93,7 @@ def test_a_neighbour_is_scored_under_the_targets_head(
     contest = made_contest(backbone_of("bert_classifier"), tmp_path / "pool", "lora")
     made = METHODS["neighbor"].make(contest)
     assert isinstance(made, Expert)
-    own = contest.pi.own
+    own = contest.prediction.own
     heads = [name for name in own.tensors if is_head(name, own.config)]
     assert heads
     assert all(made.tensors[name].equal(own.tensors[name]) for name in heads)
@@ -106,19 +120,20 @@ def test_learnt_weights_leave_the_experts_as_they_are(contest: Contest) -> None:
     """What comes out lies between them, number by number."""
     made = METHODS["weights"].make(contest)
     assert isinstance(made, Expert)
-    experts = [contest.pi.own, *contest.neighbors]
+    experts = [contest.prediction.own, *contest.neighbors]
     for name, value in made.tensors.items():
         rows = torch.stack([expert.tensors[name] for expert in experts])
         assert bool((value >= rows.amin(dim=0) - 1e-6).all())
         assert bool((value <= rows.amax(dim=0) + 1e-6).all())
-    assert not same_tensors(made, contest.pi.own)
+    assert not same_tensors(made, contest.prediction.own)
 
 
 @pytest.mark.parametrize("name", ["ties", "dare", "fisher", "average", "average-all"])
 def test_a_merge_depends_on_the_neighbours(name: str, contest: Contest) -> None:
     made = METHODS[name].make(contest)
     others = Contest(contest.backbone, contest.task, contest.pool, contest.config, contest.sources)
-    vars(others)["_pi"] = replace(contest.pi, neighbors=[Neighbor(contest.others[-1].name, 1.0)])
+    last = [Neighbor(contest.others[-1].name, 1.0)]
+    vars(others)["_prediction"] = replace(contest.prediction, neighbors=last)
     vars(others)["others"] = contest.others[-1:]
     remade = METHODS[name].make(others)
     assert isinstance(made, Expert)
@@ -193,7 +208,7 @@ def test_joint_training_gives_each_task_its_own_words_and_as_many_examples(
         seen.extend((task.name, example) for example in examples)
         return collate(examples, task, **rest)
 
-    assert contest.pi.neighbors  # trained before the spy listens
+    assert contest.prediction.neighbors  # trained before the spy listens
     monkeypatch.setattr(contest.backbone, "collate", spy)
     monkeypatch.setattr(joint_module, "MOST", 6)
     METHODS["joint"].make(contest)
@@ -226,7 +241,7 @@ def test_joint_training_takes_the_data_of_two_neighbours_of_one_task_once(
         return fit(module, groups, told, validate, examples, config)
 
     monkeypatch.setattr(joint_module, "fit", spy)
-    assert [expert.name for expert in contest.neighbors] == ["again", "text0"]
+    assert {expert.name for expert in contest.neighbors} == {"again", "text0"}
     METHODS["joint"].make(contest)
     assert sizes
     assert all(losses == batch for losses, batch in sizes)
@@ -258,14 +273,15 @@ def test_a_pool_that_is_embedded_at_its_experts_is_averaged_without_their_data(
 
 
 def test_all_the_weight_on_one_expert_is_that_expert(contest: Contest) -> None:
-    experts = [contest.pi.own, *contest.neighbors]
-    rows = Differences(contest.backbone, contest.pi.own, experts, init_seed=contest.pool.init_seed)
+    experts = [contest.prediction.own, *contest.neighbors]
+    rows = Differences(contest.backbone, contest.prediction.own, experts, init_seed=contest.pool.init_seed)
     for place, expert in enumerate(experts):
         alone = rows.merged(weighted([float(place == other) for other in range(3)]), {})
         for name, value in expert.tensors.items():
             torch.testing.assert_close(alone.tensors[name], value, rtol=0, atol=1e-7)
     start = rows.merged(weighted([0.0] * 3), {})
-    untrained = train_expert(contest.backbone, contest.few, replace(BRIEF, epochs=0), like=contest.pi.own)
+    own = contest.prediction.own
+    untrained = train_expert(contest.backbone, contest.few, replace(BRIEF, epochs=0), like=own)
     assert same_tensors(start, untrained)
 
 
@@ -278,9 +294,10 @@ def test_equal_information_gives_the_mean_and_all_of_it_gives_the_one() -> None:
 
 
 def test_fused_outputs_of_one_expert_several_times_are_that_experts(contest: Contest) -> None:
-    own = contest.pi.own
+    own = contest.prediction.own
     twins = Contest(contest.backbone, contest.task, contest.pool, contest.config)
-    vars(twins)["_pi"] = replace(contest.pi, neighbors=[Neighbor("one", 1.0), Neighbor("two", 1.0)])
+    neighbors = [Neighbor("one", 1.0), Neighbor("two", 1.0)]
+    vars(twins)["_prediction"] = replace(contest.prediction, neighbors=neighbors)
     vars(twins)["others"] = [own.renamed("one"), own.renamed("two")]
     module, plain = fused(twins), attach_expert(contest.backbone, own)
     assert sum(isinstance(layer, FusedLayer) for layer in module.modules()) > 2
@@ -303,7 +320,8 @@ def test_lorahub_finds_weights_that_lower_the_training_loss(contest: Contest) ->
     assert max(map(abs, found)) <= lorahub_module.BOUND
 
     def loss(weights: list[float]) -> float:
-        rows = Differences(contest.backbone, contest.pi.own, contest.others, init_seed=contest.pool.init_seed)
+        own, seed = contest.prediction.own, contest.pool.init_seed
+        rows = Differences(contest.backbone, own, contest.others, init_seed=seed)
         rows.place(weighted(weights))
         return -evaluate(contest.backbone, rows.model, contest.few, contest.few.train).negative_loss
 

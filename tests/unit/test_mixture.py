@@ -139,6 +139,16 @@ def test_every_obstacle_is_named_at_once() -> None:
     assert "space='delta'" in message
 
 
+def test_a_backbone_that_is_spread_over_devices_is_refused() -> None:
+    spread = frozen()
+    spread.model = copy.copy(spread.model)
+    spread.model.hf_device_map = {"first": 0, "second": "cpu"}
+    with pytest.raises(MixtureError, match="given: on 0, cpu"):
+        Mixture(spread, [expert("a"), expert("b")])
+    spread.model.hf_device_map = {"": "cpu"}
+    Mixture(spread, [expert("a"), expert("b")])
+
+
 def test_same_names_unknown_target_and_no_expert_are_refused() -> None:
     with pytest.raises(MixtureError, match=r"different names.*renamed\(NAME\)"):
         Mixture(frozen(), [expert("a"), expert("a")])

@@ -18,6 +18,7 @@ from tiny import open_task, task_for, text_task
 
 from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune, selection
 from pituning import mixing as mixing_module
+from pituning import prediction as prediction_module
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
 from pituning.card import UNKNOWN, ExpertCard
@@ -349,8 +350,8 @@ def test_what_embeds_a_task_is_trained_for_it_where_that_counts(
         embedded.append(expert)
         return embed(model, expert, *rest, **options)
 
-    monkeypatch.setattr(recipe_module, "train_expert", best_untrained)
-    monkeypatch.setattr(recipe_module, "embed", spy)
+    monkeypatch.setattr(prediction_module, "train_expert", best_untrained)
+    monkeypatch.setattr(prediction_module, "embed", spy)
     config = replace(CONFIG, train=replace(BRIEF, epochs=7), fisher=FisherConfig(at=at))
     result = pi_tune(backbone_of(kind), task_for(kind), Pool.create(tmp_path / "none"), config)
     own, learnt = trained if learns else (*trained, *trained)
@@ -556,7 +557,7 @@ def test_a_stale_embedding_is_found_before_anything_is_trained(
     monkeypatch.setattr(type(wrong), "check_fresh", lambda *_, **__: None)
     stale.add_embedding("text0", wrong)
     monkeypatch.undo()
-    monkeypatch.setattr(recipe_module, "train_expert", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(prediction_module, "train_expert", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(StaleEmbeddingError, match="text0"):
         pi_tune(backbone, target, stale, CONFIG)
 
@@ -588,7 +589,7 @@ def test_an_expert_trained_before_is_the_targets_own(
 ) -> None:
     mine = train_expert(backbone, target.sample(2, 0), replace(BRIEF, epochs=2, seed=5), may_keep_start=False)
     given = Expert.load(mine.renamed("mine").save(tmp_path / "mine"))
-    monkeypatch.setattr(recipe_module, "train_expert", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(prediction_module, "train_expert", lambda *_, **__: pytest.fail("trained"))
     result = pi_tune(backbone, target, pool, CONFIG, expert=given)
     assert result.own.digest == given.digest
     assert result.own.name == "target:target"
@@ -676,7 +677,7 @@ def test_a_mixture_does_not_tell_how_its_target_was_trained(
 def test_a_pool_that_is_embedded_in_another_way_is_told_before_anything_is_trained(
     backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe_module, "train_expert", lambda *_, **__: pytest.fail("must not train"))
+    monkeypatch.setattr(prediction_module, "train_expert", lambda *_, **__: pytest.fail("must not train"))
     with pytest.raises(PoolError, match=r"the target at its expert, the experts at the untrained"):
         pi_tune(backbone, target, pool, replace(CONFIG, fisher=FisherConfig(at="expert")))
 

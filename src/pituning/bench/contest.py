@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal, TypeVar
 
 from torch import nn
 
@@ -16,13 +17,18 @@ from pituning.fit import FitConfig
 from pituning.interpolate import Mixture
 from pituning.mixing import Mixing, PiConfig
 from pituning.pool import Pool
-from pituning.recipe import pi_tune
+from pituning.prediction import Prediction, predicted
+from pituning.recipe import interpolated
 from pituning.result import PiResult
 from pituning.spelling import listed
+from pituning.stages import Stages
 from pituning.task import Task
 from pituning.train import fit_module, score
 
 Made = Expert | nn.Module
+Needs = Literal["", "expert", "neighbors", "mixture"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,22 +60,47 @@ class Contest:
         return {name: sorted(self.pool.hashes(name).items()) for name in self.pool}
 
     @property
-    def pi(self) -> PiResult:
-        """π-Tuning, whose expert of the target's own and whose neighbours the others take too.
+    def prediction(self) -> Prediction:
+        """The target's own expert and its neighbours, as π-Tuning has them.
 
         Raises:
             PituningError: what it ended in.
         """
-        if isinstance(self._pi, PituningError):
-            raise self._pi
-        return self._pi
+        return _or_raise(self._prediction)
+
+    @cached_property
+    def _prediction(self) -> Prediction | PituningError:
+        try:
+            return predicted(self.backbone, self.task, self.pool, self.config)
+        except PituningError as error:
+            return error
+
+    @property
+    def pi(self) -> PiResult:
+        """π-Tuning; its result is scored as those of the other methods are.
+
+        Raises:
+            PituningError: what it ended in.
+        """
+        return _or_raise(self._pi)
 
     @cached_property
     def _pi(self) -> PiResult | PituningError:
         try:
-            return pi_tune(self.backbone, replace(self.task, test=()), self.pool, self.config)
+            stage = Stages(after=self.prediction.after)
+            return interpolated(self.backbone, replace(self.task, test=()), self.prediction, stage)
         except PituningError as error:
             return error
+
+    def before(self, needs: Needs) -> float:
+        """Seconds until there is what a method takes of π-Tuning.
+
+        Raises:
+            PituningError: it cannot be made.
+        """
+        if not needs:
+            return 0.0
+        return (self.pi if needs == "mixture" else self.prediction).after[needs]
 
     @cached_property
     def others(self) -> list[Expert]:
@@ -80,9 +111,9 @@ class Contest:
         Raises:
             PoolError: there is none.
         """
-        found = self.pi.others
+        found = self.prediction.others
         if not found:
-            reasons = self.pi.reasons
+            reasons = list(dict.fromkeys(self.prediction.told.values()))
             given = f"the pool has none: {listed(reasons)}" if reasons else "the pool has none"
             fix = "Add experts of other tasks to the pool, or choose another --space."
             raise PoolError("a comparison needs experts to mix with", given, fix)
@@ -96,7 +127,7 @@ class Contest:
             PoolError: there is none.
         """
         by_name = {expert.name: expert for expert in self.others}
-        return [by_name[neighbor.name] for neighbor in self.pi.neighbors]
+        return [by_name[name] for name in self.prediction.names]
 
     @property
     def neighbor_tasks(self) -> list[Task]:
@@ -118,8 +149,7 @@ class Contest:
     @cached_property
     def mixing(self) -> Mixing:
         """How the configuration mixes the target's own expert with others."""
-        others = {expert.name: expert for expert in self.others}
-        return Mixing(self.backbone, self.pi.own, others, self.config)
+        return replace(self.prediction.mixing(self.backbone), new_expert=None)
 
     def mixture(self, others: Sequence[Expert], *, train_experts: bool = False) -> Mixture:
         """The target's own expert and others, with equal weights."""
@@ -134,3 +164,9 @@ class Contest:
         """The task's metric on its test split."""
         module = attach_expert(self.backbone, made) if isinstance(made, Expert) else made
         return score(self.backbone, module, self.task)
+
+
+def _or_raise(found: T | PituningError) -> T:
+    if isinstance(found, PituningError):
+        raise found
+    return found

@@ -91,7 +91,7 @@ def fused(contest: Contest) -> nn.Module:
     Raises:
         ExpertError: these adapters' outputs cannot be mixed.
     """
-    own = contest.pi.own
+    own = contest.prediction.own
     others = [replace(with_head_of(expert, own), card=own.card) for expert in contest.neighbors]
     models = [attach_expert(contest.backbone, expert) for expert in (own, *others)]
     module: nn.Module = models[0]

@@ -28,7 +28,7 @@ def joint(contest: Contest) -> nn.Module:
         ConfigError: the data of a neighbour is not in `contest.sources`.
         ExpertError: the tasks have heads of their own.
     """
-    backbone, few, own = contest.backbone, contest.few, contest.pi.own
+    backbone, few, own = contest.backbone, contest.few, contest.prediction.own
     if backbone.head_modules(backbone.model):
         must = "tasks that are trained together share all parameters"
         raise ExpertError(must, f"each has a head of its own on {backbone.name!r}", "Leave joint out.")

@@ -37,7 +37,7 @@ def lorahub(contest: Contest) -> Expert:
     import nevergrad as ng  # lazy: an extra
 
     experts = contest.others[:MOST]
-    mixed = Differences(contest.backbone, contest.pi.own, experts, init_seed=contest.pool.init_seed)
+    mixed = Differences(contest.backbone, contest.prediction.own, experts, init_seed=contest.pool.init_seed)
     mixed.model.eval()
 
     def loss(weights: list[float]) -> float:

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from typing import Literal
 
 import torch
 from peft.utils.merge_utils import dare_ties, ties
 from torch import Tensor, nn
 
-from pituning.bench.contest import Contest, Made
+from pituning.bench.contest import Contest, Made, Needs
 from pituning.bench.fusion import fused
 from pituning.bench.joint import joint
 from pituning.bench.lorahub import lorahub
@@ -47,7 +46,7 @@ class Method:
 
     title: str
     make: Callable[[Contest], Made]
-    needs: Literal["", "expert", "neighbors", "mixture"] = "neighbors"
+    needs: Needs = "neighbors"
     alike: bool = False
 
 
@@ -112,7 +111,7 @@ def _fusion(contest: Contest) -> Made:
 
 
 def _own(contest: Contest) -> Expert:
-    return contest.pi.own
+    return contest.prediction.own
 
 
 def _pi(contest: Contest) -> Expert:
@@ -159,7 +158,7 @@ def _uniform(contest: Contest) -> Expert:
 
 
 def _merged(contest: Contest, combine: Combine) -> Expert:
-    own = contest.pi.own
+    own = contest.prediction.own
     experts = [own, *contest.neighbors]
     rows = Differences(contest.backbone, own, experts, init_seed=contest.pool.init_seed)
     return rows.merged(combine, {})
@@ -185,7 +184,7 @@ def _fisher(contest: Contest) -> Expert:
     if any(embedding.at != "expert" for embedding in found):
         pairs = zip(contest.neighbors, contest.neighbor_tasks, strict=True)
         found = [embed(contest.backbone, expert, task, config) for expert, task in pairs]
-    own = embed(contest.backbone, contest.pi.own, contest.few, config)
+    own = embed(contest.backbone, contest.prediction.own, contest.few, config)
     return _merged(contest, by_fisher([embedding.components for embedding in (own, *found)]))
 
 

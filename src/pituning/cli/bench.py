@@ -149,7 +149,7 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
         return known
     document: dict[str, Any] = {"task": task.name, "metric": task.metric, "method": name, "seed": seed}
     try:
-        before = contest.pi.after[method.needs] if method.needs else 0.0
+        before = contest.before(method.needs)
         start = time.perf_counter()
         made = method.make(contest)
         seconds = time.perf_counter() - start
@@ -160,7 +160,7 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
     document |= {"seconds": round(seconds, 1), "before": round(before, 1)}
     document |= {"backbone": contest.backbone.name, "pool": contest.pool.path.name}
     if method.needs in ("neighbors", "mixture"):
-        document["neighbors"] = [neighbor.name for neighbor in contest.pi.neighbors]
+        document["neighbors"] = contest.prediction.names
     document |= {"config": contest.config.told, "key": _key(contest, name), **provenance()}
     file = _file(contest, name, out)
     scratch = file.with_suffix(".new")

@@ -112,7 +112,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     again = f"eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
     again += "" if task.test else " --split validation"
     told = [again] if task.test or task.validation else []
-    commands = [options.command, *(f"pituning {command}" for command in told)]
+    elsewhere = "# with an --out that is not there yet"
+    commands = [elsewhere, options.command, *(f"pituning {command}" for command in told)]
     report = report_page(tune_report(backbone, task, pool, result, commands))
     _save(result.expert, document, report, workdir / "adapter", out)
     shutil.rmtree(workdir, ignore_errors=True)

@@ -1,0 +1,163 @@
+"""The first half of the recipe: train the target's own expert, and predict which of a pool should help it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+from pituning.backbones import Backbone
+from pituning.captions import JAVA, require_java
+from pituning.distributed import from_first
+from pituning.errors import ExpertError
+from pituning.expert import Expert, adopt
+from pituning.interpolate.compatible import Space, obstacle
+from pituning.mixing import Mixing, PiConfig
+from pituning.neighborhood import Neighborhood, tell_fewer
+from pituning.pool import Pool
+from pituning.predict import Neighbor, TaskEmbedding, embed
+from pituning.stages import Stages
+from pituning.task import Task
+from pituning.train import TrainConfig, train_expert
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The target's own expert, and the experts of a pool that should help it.
+
+    Attributes:
+        target: the task with its shots.
+        own: the target's own expert.
+        new: makes another like it, of a task and a TrainConfig; None where it was given, for one that was
+            trained elsewhere is not judged by others in its place.
+        around: the experts of the pool.
+        embedding: of the target.
+        refused: expert -> why it can be no neighbour; of the target's own task, too.
+        neighbors: the k most alike.
+        config: of the whole recipe, as the own expert was trained.
+        after: seconds until there was each of expert and neighbors.
+    """
+
+    target: Task
+    own: Expert
+    new: Callable[..., Expert] | None
+    around: Neighborhood
+    embedding: TaskEmbedding
+    refused: Mapping[str, str]
+    neighbors: list[Neighbor]
+    config: PiConfig
+    after: Mapping[str, float]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the neighbours."""
+        return [neighbor.name for neighbor in self.neighbors]
+
+    @cached_property
+    def similarity(self) -> dict[str, dict[str, float]]:
+        """See `PiResult`."""
+        k, space = self.config.k, self.config.space
+        return self.around.similarity(self.own.name, self.embedding, k=k, space=space, without=self.refused)
+
+    @cached_property
+    def others(self) -> list[Expert]:
+        """See `PiResult`."""
+        return self.around.others(self.similarity[self.own.name], self.embedding)
+
+    @property
+    def told(self) -> dict[str, str]:
+        """Those refused, but for the experts of the target's own task."""
+        return self.around.told(self.refused, self.embedding)
+
+    def mixing(self, backbone: Backbone) -> Mixing:
+        """The own expert and those of the pool, as the configuration mixes them."""
+        return Mixing(backbone, self.own, self.around.experts, self.config, self.new)
+
+
+def predicted(
+    backbone: Backbone,
+    task: Task,
+    pool: Pool,
+    config: PiConfig,
+    *,
+    expert: Expert | None = None,
+    stage: Stages | None = None,
+) -> Prediction:
+    """Stages 1 and 2 of `pi_tune`, whose arguments these are."""
+    if task.metric in JAVA:
+        require_java(task.metric)
+    stage = stage or Stages()
+    target = task.sample(config.shots, config.seed) if config.shots else task
+    around = Neighborhood.of(pool)
+    around.check_manner(config.fisher)
+
+    # 1. Expert: the target's own, from the pool's initialisation.
+    sizes = f"{len(target.train)} examples, with {len(target.validation)} others to validate on"
+    log.info("expert: %s the task's own on %s", "taking" if expert else "training", sizes)
+    training = replace(config.train, init_seed=pool.init_seed)
+    new = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
+    own = _adopted(expert, backbone, task, target) if expert else new(target, training, **stage("expert"))
+    stage.done("expert")
+
+    # 2. Predict: the tasks of the pool that are most like it.
+    log.info("predict: embedding the task, and looking for neighbours")
+    learns = config.fisher.where == "expert" or backbone.head_modules(backbone.model)
+    learnt = _learnt(own, target, training, new) if learns else own
+    embedded = partial(embed, backbone, learnt, target, config.fisher, init_seed=pool.init_seed)
+    embedding = from_first(partial(embedded, progress=stage.progress))
+    refused = around.refusals(own, embedding, config.space)
+    neighbors = around.nearest(embedding, config.k, space=config.space, without=refused)
+    if expert and not neighbors:
+        _require_mixable(own, (around.experts[name] for name in refused), config.space)
+    tell_fewer(neighbors, config.k)
+    stage.done("neighbors")
+    return Prediction(
+        target=target,
+        own=own,
+        new=None if expert else new,
+        around=around,
+        embedding=embedding,
+        refused=refused,
+        neighbors=neighbors,
+        config=replace(config, train=training),
+        after=dict(stage.after),
+    )
+
+
+def _require_mixable(own: Expert, others: Iterable[Expert], space: Space) -> None:
+    """Raise ExpertError where an own expert that was given cannot be mixed with those of the pool."""
+    reasons = [reason for other in others if (reason := obstacle(other, own, space))]
+    if reasons:
+        fix = "Mix LoRA experts with `space` delta, or leave this one out."
+        must = f"the own expert must be of a kind with the pool's, to be mixed in {space} space"
+        raise ExpertError(must, reasons[0], fix)
+
+
+def _learnt(own: Expert, target: Task, config: TrainConfig, new: Callable[..., Expert]) -> Expert:
+    """What embeds the task: an expert that was best untrained says nothing of it, one epoch does."""
+    if config.epochs and own.untrained:
+        return new(target, replace(config, method=None, epochs=1), like=own, may_keep_start=False)
+    return own
+
+
+def _adopted(expert: Expert, backbone: Backbone, task: Task, target: Task) -> Expert:
+    """An expert that was trained before, as the target's own; `target` has the shots of `task`.
+
+    Raises:
+        ExpertError: it is of another backbone, task or answers, or may have seen what is to validate it.
+    """
+    own, fix = adopt(expert, backbone, target), "Leave it out, and one is trained."
+    faults = [] if own.card.task == task.name else [f"{expert.name} is of the task {own.card.task}"]
+    if not backbone.answers(own.card.labels, task):
+        faults.append(f"{expert.name} answers {', '.join(own.card.labels) or 'freely'}")
+    if faults:
+        raise ExpertError(f"the own expert must fit {task.name}", "; ".join(faults), fix)
+    if target.validation and not task.validation and own.card.data != target.fingerprint:
+        given = (
+            f"{task.name} has no validation split, and {expert.name} may have seen all that is in training"
+        )
+        raise ExpertError("examples that validate are not trained on", given, fix)
+    return own.renamed(f"target:{task.name}")
