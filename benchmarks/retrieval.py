@@ -44,7 +44,7 @@ from peft import LoraConfig
 from pituning.card import ExpertCard
 from pituning.expert import Expert
 from pituning.manifest import entry_path, file_hashes, write_json
-from pituning.neighborhood import Neighborhood
+from pituning.neighborhood import neighborhood_of
 from pituning.pool import Pool
 from pituning.predict import TaskEmbedding
 from pituning.predict.embedding import Order
@@ -226,7 +226,7 @@ def measure(path: Path, world: World, wanted: Sequence[Sequence[str]]) -> dict[s
     brute = time.perf_counter() - start
 
     start = time.perf_counter()
-    around = Neighborhood.of(Pool(path))
+    around = neighborhood_of(Pool(path))
     opening = time.perf_counter() - start
     found, seconds = [], []
     for expert, embedding in [targets[0], *targets]:  # the first of each layout sorts the sketches

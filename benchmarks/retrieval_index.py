@@ -22,7 +22,7 @@ import numpy as np
 from retrieval import FAMILY, WORK, World, drawn_queries
 
 from pituning.manifest import names_in
-from pituning.neighborhood import SHORTLIST
+from pituning.neighborhood.sketched import SHORTLIST
 from pituning.predict.sketch import SIZE, UNKNOWN, Sketches, sketch
 from pituning.provenance import provenance
 from pituning.sketches import name_key, read_records

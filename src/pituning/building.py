@@ -19,7 +19,7 @@ from pituning.distributed import from_first, is_first
 from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert
 from pituning.interpolate.compatible import Space, foreign_to, obstacle
-from pituning.neighborhood import Neighborhood
+from pituning.neighborhood import neighborhood_of
 from pituning.places import unwritable
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, embed
@@ -204,7 +204,7 @@ def build_pool(
             another backbone.
     """
     wanted = by_name(tasks)
-    around = Neighborhood.of(pool)
+    around = neighborhood_of(pool)
     missing = [task for name, task in wanted.items() if name not in around.experts]
     for name, task in wanted.items():
         unlike = _unlike(around.experts[name], task, backbone, config) if name in around.experts else ""

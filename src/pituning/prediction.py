@@ -14,7 +14,7 @@ from pituning.errors import ExpertError
 from pituning.expert import Expert, adopt
 from pituning.interpolate.compatible import Space, obstacle
 from pituning.mixing import Mixing, PiConfig
-from pituning.neighborhood import Neighborhood, tell_fewer
+from pituning.neighborhood import Neighborhood, neighborhood_of, tell_fewer
 from pituning.pool import Pool
 from pituning.predict import Neighbor, TaskEmbedding, embed
 from pituning.stages import Stages
@@ -91,7 +91,7 @@ def predicted(
         require_java(task.metric)
     stage = stage or Stages()
     target = task.sample(config.shots, config.seed) if config.shots else task
-    around = Neighborhood.of(pool)
+    around = neighborhood_of(pool)
     around.check_manner(config.fisher)
 
     # 1. Expert: the target's own, from the pool's initialisation.

@@ -28,8 +28,9 @@ from pituning.expert import Expert, attach_expert
 from pituning.interpolate import Mixture, TuneResult, tune
 from pituning.methods import peft_config
 from pituning.mixing import Mixing, is_scarce, turned
-from pituning.neighborhood import Neighborhood, shared_modules
+from pituning.neighborhood import Neighborhood, neighborhood_of
 from pituning.predict import FisherConfig, embed
+from pituning.predict.delta import shared_modules
 from pituning.selection import Lead, gives_way, validated
 from pituning.task import Task
 from pituning.train import calibrated_losses, evaluate, score, train_expert
@@ -565,7 +566,7 @@ def test_a_stale_embedding_is_found_before_anything_is_trained(
 def test_the_targets_expert_takes_the_pools_configuration_and_not_a_strangers(
     backbone: Backbone, pool: Pool
 ) -> None:
-    around = Neighborhood.of(pool)
+    around = neighborhood_of(pool)
     own = around.experts["text0"]
     stranger = replace(own.card, name="s", initialisation="unknown", backbone="?elsewhere")
     experts = {f"s{i}": Expert(replace(stranger, name=f"s{i}"), own.config, own.tensors) for i in range(5)}
@@ -751,7 +752,7 @@ def test_classifiers_with_heads_of_their_own_are_mixed(
 ) -> None:
     classifier, pool = backbone_of("bert_classifier"), Pool.create(tmp_path / "pool")
     for seed in range(2):
-        around = Neighborhood.of(pool)
+        around = neighborhood_of(pool)
         task = text_task(seed, train=9)
         expert = train_expert(classifier, task, BRIEF, like=around.typical(classifier))
         pool.add(expert, embed(classifier, expert, task))

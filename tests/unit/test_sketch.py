@@ -11,11 +11,10 @@ import torch
 from pools import tiny
 from torch import Tensor
 
-from pituning import neighborhood
 from pituning.errors import ConfigError, PoolError
 from pituning.interpolate.compatible import Space
 from pituning.manifest import SKETCHES
-from pituning.neighborhood import Neighborhood
+from pituning.neighborhood import neighborhood_of, sketched
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, TaskEmbedding, TaskGraph
 from pituning.predict.embedding import Order
@@ -57,7 +56,7 @@ def records(pool: Pool) -> set[bytes]:
 
 
 def nearest(pool: Pool, target: TaskEmbedding, exact: int, k: int = 5) -> list[str]:
-    around, own = Neighborhood.of(pool, exact=exact), tiny("target")
+    around, own = neighborhood_of(pool, exact=exact), tiny("target")
     refused = around.refusals(own, target, "parameters")
     found = around.nearest(target, k, space="parameters", without=refused)
     return [neighbor.name for neighbor in found]
@@ -149,7 +148,7 @@ def test_a_big_pool_that_was_embedded_elsewhere_has_no_neighbours_and_says_so(
 
 @pytest.mark.parametrize("exact", [0, 500])
 def test_a_pool_that_was_embedded_otherwise_is_refused_before_training(pool: Pool, exact: int) -> None:
-    around = Neighborhood.of(pool, exact=exact)
+    around = neighborhood_of(pool, exact=exact)
     around.check_manner(FisherConfig(at="expert"))
     with pytest.raises(PoolError, match="the target at the untrained adapter, the experts at its expert"):
         around.check_manner(FisherConfig())
@@ -170,8 +169,8 @@ def test_at_the_threshold_search_is_exact(pool: Pool, monkeypatch: pytest.Monkey
 
 
 def test_a_big_pool_reads_few_experts(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighborhood, "AT_ONCE", 4)
-    around, target = Neighborhood.of(pool, exact=0), point("target", drawn(100, 1))
+    monkeypatch.setattr(sketched, "AT_ONCE", 4)
+    around, target = neighborhood_of(pool, exact=0), point("target", drawn(100, 1))
     read: list[str] = []
     file = Pool.embedding_file
     monkeypatch.setattr(Pool, "embedding_file", lambda *a: (read.append(a[1]), file(*a))[1])
@@ -183,7 +182,7 @@ def test_a_big_pool_reads_few_experts(pool: Pool, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_looked_at_is_among_the_similarities_of_a_big_pool(pool: Pool) -> None:
-    around, target = Neighborhood.of(pool, exact=0), point("target", drawn(100, 1))
+    around, target = neighborhood_of(pool, exact=0), point("target", drawn(100, 1))
     refused = around.refusals(tiny("target"), target, "parameters")
     reach = around.nearest(target, 36, space="parameters", without=refused)
     alike = around.similarity("target", target, k=36, space="parameters", without=refused)
@@ -193,7 +192,7 @@ def test_what_is_looked_at_is_among_the_similarities_of_a_big_pool(pool: Pool) -
 
 @pytest.mark.parametrize("space", ["parameters", "delta"])
 def test_neighbours_are_one_at_least(space: Space, pool: Pool) -> None:
-    around, target = Neighborhood.of(pool), point("target", drawn(100, 1))
+    around, target = neighborhood_of(pool), point("target", drawn(100, 1))
     with pytest.raises(ConfigError, match="at least 1"):
         around.nearest(target, 0, space=space, without={})
 
@@ -201,13 +200,13 @@ def test_neighbours_are_one_at_least(space: Space, pool: Pool) -> None:
 def test_a_search_ends_where_the_other_sketches_lie_far_away(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighborhood, "AT_ONCE", 12)  # a family has ten
+    monkeypatch.setattr(sketched, "AT_ONCE", 12)  # a family has ten
     read: list[str] = []
     file = Pool.embedding_file
     monkeypatch.setattr(Pool, "embedding_file", lambda *a: (read.append(a[1]), file(*a))[1])
     numbers = []
     for target in (point("relative", drawn(100, 1)), point("stranger", drawn(102))):
-        around = Neighborhood.of(pool, exact=0)
+        around = neighborhood_of(pool, exact=0)
         refused = around.refusals(tiny("target"), target, "parameters")
         read.clear()
         around.nearest(target, 5, space="parameters", without=refused)
@@ -242,7 +241,7 @@ def test_own_task_and_refused_experts_are_replaced_by_the_next(pool: Pool) -> No
     stranger = replace(other, card=replace(other.card, initialisation="other"))
     pool.add(stranger, pool.embedding(second), replace=True)
     assert nearest(pool, target, exact=0, k=1) == nearest(pool, target, exact=500, k=1) == [third]
-    around = Neighborhood.of(pool, exact=0)
+    around = neighborhood_of(pool, exact=0)
     refused = around.refusals(tiny("target"), target, "parameters")
     around.nearest(target, 1, space="parameters", without=refused)
     assert [*refused] == [second]
@@ -251,7 +250,7 @@ def test_own_task_and_refused_experts_are_replaced_by_the_next(pool: Pool) -> No
 def test_typical_of_a_big_pool_is_that_of_a_small_one(pool: Pool) -> None:
     from pools import TINY
 
-    big, small = Neighborhood.of(pool, exact=0), Neighborhood.of(pool, exact=500)
+    big, small = neighborhood_of(pool, exact=0), neighborhood_of(pool, exact=500)
     assert big.typical(TINY).name == small.typical(TINY).name
     assert len(big.experts._found) == 1
 
@@ -279,7 +278,7 @@ def test_damaged_sketches_are_found_and_made_again(damage: str, pool: Pool) -> N
     assert all("sketch is missing or stale" in fault for fault in pool.verify())
     assert pool.verify()
     if damage != "altered":
-        assert len(Neighborhood.of(pool, exact=0).embeddings) == 40  # made when the pool is opened
+        assert len(neighborhood_of(pool, exact=0).embeddings) == 40  # made when the pool is opened
         assert pool.verify() == []
     else:
         assert pool.repair() == ["made the sketches again"]
@@ -307,6 +306,6 @@ def test_an_expert_altered_after_it_was_sketched_is_an_error(pool: Pool) -> None
 
 
 def test_of_many_starts_one_is_told_that_is_embedded(pool: Pool) -> None:
-    start = Neighborhood.of(pool, exact=0).index.starts()
+    start = pool.sketches().starts()
     pool.add(tiny("a-first"))
-    assert Neighborhood.of(pool, exact=0).index.starts() == start
+    assert pool.sketches().starts() == start

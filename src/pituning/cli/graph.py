@@ -10,9 +10,9 @@ from typing import Any, get_args
 from pituning.cli.tasks import pool_named
 from pituning.errors import PoolError
 from pituning.interpolate.compatible import Space
-from pituning.neighborhood import similarities_in_delta
 from pituning.pool import Pool
 from pituning.predict import TaskEmbedding, TaskGraph
+from pituning.predict.delta import similarities_in_delta
 from pituning.predict.sketch import layout
 from pituning.report import Report, write_report
 

@@ -13,7 +13,7 @@ from pituning.cli.tasks import pool_named, task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import PoolError, StaleEmbeddingError
 from pituning.expert import Expert
-from pituning.neighborhood import Neighborhood, tell_fewer
+from pituning.neighborhood import Neighborhood, neighborhood_of, tell_fewer
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, TaskEmbedding, embed
 from pituning.predict.graph import check_count
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Rank."""
     check_count(options.k)
     task, pool = task_named(options.task), pool_named(options.pool)
-    around, config = Neighborhood.of(pool), read_options(options, FisherConfig)
+    around, config = neighborhood_of(pool), read_options(options, FisherConfig)
     few = task if options.shots is None else task.sample(options.shots, config.seed)
     stored = _stored(task, few, pool, around, config, options)
     own, embedding = stored or _embedded(few, pool, around, config, options)

@@ -16,7 +16,7 @@ from pituning.distributed import from_first
 from pituning.errors import PoolError
 from pituning.manifest import MANIFEST
 from pituning.methods import peft_config
-from pituning.neighborhood import Neighborhood
+from pituning.neighborhood import neighborhood_of
 from pituning.pool import Pool
 from pituning.predict import FisherConfig
 from pituning.train import TrainConfig
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         task,
         config,
         fisher,
-        like=Neighborhood.of(pool).typical(backbone),
+        like=neighborhood_of(pool).typical(backbone),
         name=name,
         resume=options.resume,
         overwrite=options.replace,

@@ -1,0 +1,52 @@
+"""Embeddings of LoRA experts of any rank, compared on the modules that they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import combinations
+
+from torch import Tensor
+
+from pituning.predict.embedding import TaskEmbedding
+from pituning.predict.similarity import similarity
+
+
+def similarities_in_delta(points: Mapping[str, TaskEmbedding]) -> dict[str, dict[str, float]]:
+    """All pairs of embeddings of LoRA experts of any rank, made in one manner; see `shared_modules`.
+
+    Two that adapt no module in common, or learn nothing there, have the similarity 0.
+    """
+    summed = {name: _over_inputs_and_outputs(point.components) for name, point in points.items()}
+    found = {name: {name: 1.0} for name in points}
+    for one, two in combinations(points, 2):
+        mine, theirs = _shared(summed[one], summed[two])
+        comparable = any(bool(mine[part].any() and theirs[part].any()) for part in mine)
+        alike = similarity(mine, theirs, setting=points[one].setting) if comparable else 0.0
+        found[one][two] = found[two][one] = alike
+    return found
+
+
+def shared_modules(a: TaskEmbedding, b: TaskEmbedding) -> tuple[TaskEmbedding, TaskEmbedding]:
+    """Both embeddings of LoRA experts on the modules that both adapt, summed over the rank.
+
+    The sums have one number an input (A) or output (B) of a module, whatever the experts' ranks.
+    """
+    one, two = _shared(*(_over_inputs_and_outputs(embedding.components) for embedding in (a, b)))
+    return replace(a, components=one), replace(b, components=two)
+
+
+def _shared(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Those of one name and shape."""
+    both = [name for name in a if name in b and a[name].shape == b[name].shape]
+    return {name: a[name] for name in both}, {name: b[name] for name in both}
+
+
+def _over_inputs_and_outputs(components: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    summed = {}
+    for name, tensor in components.items():
+        if ".lora_A." in name:
+            summed[name] = tensor.sum(dim=0)
+        elif ".lora_B." in name:
+            summed[name] = tensor.sum(dim=1)
+    return summed
