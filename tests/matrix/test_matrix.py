@@ -31,7 +31,7 @@ from pituning.expert import Expert, attach_expert
 from pituning.interpolate import Mixture, TuneConfig, tune
 from pituning.methods import METHOD_NAMES
 from pituning.predict import FisherConfig, embed
-from pituning.predict.embedding import component_name
+from pituning.predict.information import component_name
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
 

@@ -18,7 +18,7 @@ from pituning.errors import BackboneError, ConfigError, StaleEmbeddingError, Tas
 from pituning.expert import Expert, ExpertCard, attach, attach_expert, saved_tensors
 from pituning.methods import peft_config
 from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
-from pituning.predict.embedding import FIRST_CHECK, component_name, sample_labels
+from pituning.predict.information import FIRST_CHECK, component_name, sample_labels
 from pituning.safe_files import parse_metadata
 from pituning.task import Task
 

@@ -14,7 +14,7 @@ from pituning.expert import Expert, attach, load_into, saved_tensors
 from pituning.interpolate.compatible import check_mixable
 from pituning.interpolate.parameters import with_head_of
 from pituning.interpolate.slots import adapter_parameters
-from pituning.predict.embedding import component_name
+from pituning.predict.information import component_name
 
 Combine = Callable[[str, list[Tensor]], Tensor]
 
