@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -84,6 +85,20 @@ class ConfigError(PituningError):
             for name, allowed in kinds.items()
             if allowed and (value := getattr(config, name)) not in allowed
         ]
+
+    @classmethod
+    def check_numbers(cls, config: object) -> None:
+        """Raise ConfigError for fields of a dataclass that are numbers, and have something else."""
+        faults = []
+        for name, hint in get_type_hints(type(config)).items():
+            value, kinds = getattr(config, name), get_args(hint) or (hint,)
+            whole = int in kinds
+            if not (whole or float in kinds) or (value is None and NoneType in kinds):
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+                must = f"{name} must be a {'whole ' if whole else ''}number"
+                faults.append(cls(must, repr(value), "Write one, without quotes."))
+        cls.collect(faults)
 
 
 def _literals(kind: Any) -> list[str | None]:

@@ -90,6 +90,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         """Collect what is out of range."""
+        ConfigError.check_numbers(self)
         faults = [
             ConfigError(f"{name} must be at least {least}", str(getattr(self, name)), f"Raise {name}.")
             for name, least in LEAST.items()

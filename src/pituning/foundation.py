@@ -69,6 +69,14 @@ def require_bare(model: nn.Module) -> None:
         )
 
 
+def require_one_device(model: nn.Module) -> None:
+    """Raise BackboneError where a model is spread over devices: a mixture computes all tensors on one."""
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) > 1:
+        fix = "Load it without device_map, or with device_map={'': DEVICE}."
+        raise BackboneError("a backbone must be on one device", " and ".join(devices), fix)
+
+
 def shared_copy(model: nn.Module) -> nn.Module:
     """A copy of the module tree whose parameters are the very same tensors (buffers are copied).
 

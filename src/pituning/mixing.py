@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,15 +84,14 @@ class PiConfig:
 
     def __post_init__(self) -> None:
         """Collect what is out of range; `train` and `tune` get this run's seed."""
+        ConfigError.check_numbers(self)
         for part in ("train", "tune"):
             object.__setattr__(self, part, replace(getattr(self, part), seed=self.seed))
         given = {name: getattr(self, name) for name in ("k", "shots", "rank")}
         faults = [
             ConfigError(f"{name} must be at least 1", str(value), f"Raise {name}.")
-            if isinstance(value, Integral)
-            else ConfigError(f"{name} must be a whole number", repr(value), "Write one, without quotes.")
             for name, value in given.items()
-            if value is not None and not (isinstance(value, Integral) and int(value) >= 1)
+            if value is not None and value < 1
         ]
         ConfigError.collect([*faults, *ConfigError.misnamed(self)])
         if self.rank is not None and self.space == "parameters":
@@ -245,7 +243,7 @@ class Mixing:
 
     def tried(self, names: Sequence[str], begin: str, task: Task, progress: bool) -> Evaluation:
         """What a short tuning from `begin` validates."""
-        log.info("predict: trying %s", f"mostly {begin}" if begin else "equal weights")
+        log.info("interpolate: trying %s", f"mostly {begin}" if begin else "equal weights")
         tuning = self.config.tune
         short = replace(tuning, epochs=min(TRIAL_EPOCHS, tuning.epochs))
         mixture = self.mixture(names, begin)

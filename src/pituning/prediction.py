@@ -12,6 +12,7 @@ from pituning.captions import JAVA, require_java
 from pituning.distributed import from_first
 from pituning.errors import ExpertError
 from pituning.expert import Expert, adopt
+from pituning.foundation import require_one_device
 from pituning.interpolate.compatible import Space, obstacle
 from pituning.mixing import Mixing, PiConfig
 from pituning.neighborhood import Neighborhood, neighborhood_of, tell_fewer
@@ -31,8 +32,8 @@ class Prediction:
     Attributes:
         target: the task with its shots.
         own: the target's own expert.
-        new: makes another like it, of a task and a TrainConfig; None where it was given, for one that was
-            trained elsewhere is not judged by others in its place.
+        new_expert: makes another like it, of a task and a TrainConfig; None where it was given, for one that
+            was trained elsewhere is not judged by others in its place.
         around: the experts of the pool.
         embedding: of the target.
         refused: expert -> why it can be no neighbour; of the target's own task, too.
@@ -43,7 +44,7 @@ class Prediction:
 
     target: Task
     own: Expert
-    new: Callable[..., Expert] | None
+    new_expert: Callable[..., Expert] | None
     around: Neighborhood
     embedding: TaskEmbedding
     refused: Mapping[str, str]
@@ -65,16 +66,17 @@ class Prediction:
     @cached_property
     def others(self) -> list[Expert]:
         """See `PiResult`."""
-        return self.around.others(self.similarity[self.own.name], self.embedding)
+        k, space = self.config.k, self.config.space
+        return self.around.others(self.embedding, k, space=space, without=self.refused)
 
     @property
-    def told(self) -> dict[str, str]:
+    def refused_others(self) -> dict[str, str]:
         """Those refused, but for the experts of the target's own task."""
-        return self.around.told(self.refused, self.embedding)
+        return self.around.refused_others(self.refused, self.embedding)
 
     def mixing(self, backbone: Backbone) -> Mixing:
         """The own expert and those of the pool, as the configuration mixes them."""
-        return Mixing(backbone, self.own, self.around.experts, self.config, self.new)
+        return Mixing(backbone, self.own, self.around.experts, self.config, self.new_expert)
 
 
 def predicted(
@@ -84,12 +86,13 @@ def predicted(
     config: PiConfig,
     *,
     expert: Expert | None = None,
-    stage: Stages | None = None,
+    stages: Stages | None = None,
 ) -> Prediction:
     """Stages 1 and 2 of `pi_tune`, whose arguments these are."""
     if task.metric in JAVA:
         require_java(task.metric)
-    stage = stage or Stages()
+    require_one_device(backbone.model)
+    stages = stages or Stages()
     target = task.sample(config.shots, config.seed) if config.shots else task
     around = neighborhood_of(pool)
     around.check_manner(config.fisher)
@@ -99,31 +102,32 @@ def predicted(
     log.info("expert: %s the task's own on %s", "taking" if expert else "training", sizes)
     training = replace(config.train, init_seed=pool.init_seed)
     new = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
-    own = _adopted(expert, backbone, task, target) if expert else new(target, training, **stage("expert"))
-    stage.done("expert")
+    options = stages.options("expert")
+    own = _adopted(expert, backbone, task, target) if expert else new(target, training, **options)
+    stages.done("expert")
 
     # 2. Predict: the tasks of the pool that are most like it.
     log.info("predict: embedding the task, and looking for neighbours")
     learns = config.fisher.where == "expert" or backbone.head_modules(backbone.model)
-    learnt = _learnt(own, target, training, new) if learns else own
-    embedded = partial(embed, backbone, learnt, target, config.fisher, init_seed=pool.init_seed)
-    embedding = from_first(partial(embedded, progress=stage.progress))
+    point = _trained_once(own, target, training, new) if learns else own
+    options = {"init_seed": pool.init_seed, "progress": stages.progress}
+    embedding = from_first(partial(embed, backbone, point, target, config.fisher, **options))
     refused = around.refusals(own, embedding, config.space)
     neighbors = around.nearest(embedding, config.k, space=config.space, without=refused)
     if expert and not neighbors:
         _require_mixable(own, (around.experts[name] for name in refused), config.space)
     tell_fewer(neighbors, config.k)
-    stage.done("neighbors")
+    stages.done("neighbors")
     return Prediction(
         target=target,
         own=own,
-        new=None if expert else new,
+        new_expert=None if expert else new,
         around=around,
         embedding=embedding,
         refused=refused,
         neighbors=neighbors,
         config=replace(config, train=training),
-        after=dict(stage.after),
+        after=dict(stages.after),
     )
 
 
@@ -136,7 +140,7 @@ def _require_mixable(own: Expert, others: Iterable[Expert], space: Space) -> Non
         raise ExpertError(must, reasons[0], fix)
 
 
-def _learnt(own: Expert, target: Task, config: TrainConfig, new: Callable[..., Expert]) -> Expert:
+def _trained_once(own: Expert, target: Task, config: TrainConfig, new: Callable[..., Expert]) -> Expert:
     """What embeds the task: an expert that was best untrained says nothing of it, one epoch does."""
     if config.epochs and own.untrained:
         return new(target, replace(config, method=None, epochs=1), like=own, may_keep_start=False)

@@ -47,33 +47,33 @@ def pi_tune(
     Raises:
         PituningError: for whatever the user can mend; see `pituning.errors`.
     """
-    stage = Stages(workdir, resume, progress)
-    prediction = predicted(backbone, task, pool, config or PiConfig(), expert=expert, stage=stage)
-    return interpolated(backbone, task, prediction, stage)
+    stages = Stages(workdir, resume, progress)
+    prediction = predicted(backbone, task, pool, config or PiConfig(), expert=expert, stages=stages)
+    return interpolated(backbone, task, prediction, stages)
 
 
-def interpolated(backbone: Backbone, task: Task, prediction: Prediction, stage: Stages) -> PiResult:
+def interpolated(backbone: Backbone, task: Task, prediction: Prediction, stages: Stages) -> PiResult:
     """Stages 3 and 4 of `pi_tune`: from the experts that should help to one."""
     config, own, target, names = prediction.config, prediction.own, prediction.target, prediction.names
     mixing = prediction.mixing(backbone)
 
     # 3. Interpolate: learn the weights and the experts on the target.
     untuned = mixing.as_they_are(names, target)
-    choose = partial(mixing.begin, names, target, untuned, progress=stage.progress)
+    choose = partial(mixing.begin, names, target, untuned, progress=stages.progress)
     mixed_with = [(name, mixing.experts[name].digest) for name in names]
-    begin = stage.once("start", f"{config}{own.digest}{target.fingerprint}{mixed_with}", choose)
+    begin = stages.once("start", f"{config}{own.digest}{target.fingerprint}{mixed_with}", choose)
     log.info("interpolate: tuning the mixture with %s", ", ".join(names) or "no other")
     mixture = mixing.mixture(names, begin)
     before = mixture.collapse(rank=config.rank)
     tuning = config.tune if names else replace(config.tune, epochs=0)  # alone, it is trained already
-    tuned = tune(mixture, target, tuning, **stage("mixture"))
+    tuned = tune(mixture, target, tuning, **stages.options("mixture"))
 
     # 4. Collapse: one plain expert, unless the target's own is clearly better.
     log.info("collapse: comparing the mixture with the task's own expert")
     mixed = mixture.collapse(rank=config.rank)
-    verdict = mixing.verdict(mixed, names, begin, target, progress=stage.progress)
+    verdict = mixing.verdict(mixed, names, begin, target, progress=stages.progress)
     kept = mixed if verdict.kept == "mixture" else own
-    stage.done("mixture")
+    stages.done("mixture")
     best = best_of(untuned) or "".join(names[:1])
     neighbor = {"neighbor": mixing.alone(best)} if best else {}
     scored = {"expert": own, **neighbor, "init": before, "pi": kept}
@@ -92,7 +92,7 @@ def interpolated(backbone: Backbone, task: Task, prediction: Prediction, stage: 
         similarity=prediction.similarity,
         others=prediction.others,
         space=config.space,
-        refused=prediction.told,
+        refused=prediction.refused_others,
         start=begin,
         weights=tuned.weights,
         weights_by_group=mixture.weights(),
@@ -100,6 +100,6 @@ def interpolated(backbone: Backbone, task: Task, prediction: Prediction, stage: 
         scores=from_first(partial(tested, backbone, task, scored, config.train.init_seed)),
         validation={who: one.told for who, one in verdict.found.items()},
         lead=verdict.lead,
-        seconds=stage.seconds,
-        after=stage.after,
+        seconds=stages.seconds,
+        after=stages.after,
     )

@@ -102,14 +102,14 @@ def bare(backbone: Backbone, task: Task, seed: int) -> nn.Module:
         return backbone.fresh_module(task.candidates)
 
 
-def tested(backbone: Backbone, task: Task, stages: Mapping[str, Expert], seed: int) -> dict[str, float]:
-    """The metric on the test split, for the `bare` backbone and each stage."""
+def tested(backbone: Backbone, task: Task, experts: Mapping[str, Expert], seed: int) -> dict[str, float]:
+    """The metric on the test split, for the `bare` backbone and the expert of each role."""
     if not task.test:
         return {}
     scores = {"base": score(backbone, bare(backbone, task, seed), task)}
     known: dict[str, float] = {}
-    for stage, expert in stages.items():
+    for role, expert in experts.items():
         if expert.digest not in known:
             known[expert.digest] = score(backbone, attach_expert(backbone, expert), task)
-        scores[stage] = known[expert.digest]
+        scores[role] = known[expert.digest]
     return scores

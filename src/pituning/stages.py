@@ -42,11 +42,11 @@ class Stages:
         return time.monotonic() - self._began
 
     def done(self, name: str) -> None:
-        """Note when."""
+        """Note how many seconds it took until this stage was done."""
         self.after[name] = self.seconds
 
-    def __call__(self, name: str) -> dict[str, Any]:
-        """What `fit` is told of a stage."""
+    def options(self, name: str) -> dict[str, Any]:
+        """The keyword arguments of `train_expert` and `tune` for a stage."""
         folder = self.workdir / name if self.workdir else None
         return {"workdir": folder, "resume": self.resume, "progress": self.progress}
 

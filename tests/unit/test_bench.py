@@ -28,6 +28,7 @@ from pituning.evaluation import Evaluation
 from pituning.example import Example
 from pituning.expert import Expert, attach_expert, is_head
 from pituning.mixing import Mixing
+from pituning.neighborhood import ExactNeighborhood
 from pituning.predict import FisherConfig, Neighbor, embed
 from pituning.task import Task
 from pituning.train import evaluate, train_expert
@@ -71,6 +72,7 @@ def test_what_others_take_of_pi_tuning_costs_no_mixture(
     monkeypatch.setattr(Mixing, "begin", None)
     for name in ("base", "expert", "average"):
         METHODS[name].make(begun)
+    assert "similarity" not in vars(begun.prediction)
     assert 0 < begun.before("expert") < begun.before("neighbors")
     monkeypatch.undo()
     assert begun.before("neighbors") < begun.before("mixture") == begun.pi.after["mixture"]
@@ -297,8 +299,9 @@ def test_fused_outputs_of_one_expert_several_times_are_that_experts(contest: Con
     own = contest.prediction.own
     twins = Contest(contest.backbone, contest.task, contest.pool, contest.config)
     neighbors = [Neighbor("one", 1.0), Neighbor("two", 1.0)]
-    vars(twins)["_prediction"] = replace(contest.prediction, neighbors=neighbors)
-    vars(twins)["others"] = [own.renamed("one"), own.renamed("two")]
+    around = ExactNeighborhood({name: own.renamed(name) for name in ("one", "two")}, {})
+    vars(twins)["_prediction"] = replace(contest.prediction, neighbors=neighbors, around=around)
+    vars(twins)["others"] = [*around.experts.values()]
     module, plain = fused(twins), attach_expert(contest.backbone, own)
     assert sum(isinstance(layer, FusedLayer) for layer in module.modules()) > 2
     batch = contest.backbone.collate(contest.few.train, contest.few)

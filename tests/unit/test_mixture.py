@@ -22,7 +22,7 @@ from small import (
 )
 from torch import nn
 
-from pituning.errors import ExpertError, MixtureError
+from pituning.errors import BackboneError, ExpertError, MixtureError
 from pituning.expert import Expert, attach_expert
 from pituning.foundation import Frozen
 from pituning.interpolate import Mixture
@@ -140,13 +140,10 @@ def test_every_obstacle_is_named_at_once() -> None:
 
 
 def test_a_backbone_that_is_spread_over_devices_is_refused() -> None:
-    spread = frozen()
-    spread.model = copy.copy(spread.model)
-    spread.model.hf_device_map = {"first": 0, "second": "cpu"}
-    with pytest.raises(MixtureError, match="given: on 0, cpu"):
-        Mixture(spread, [expert("a"), expert("b")])
-    spread.model.hf_device_map = {"": "cpu"}
-    Mixture(spread, [expert("a"), expert("b")])
+    model = model_of("encoder")
+    next(model.children()).to("meta")
+    with pytest.raises(BackboneError, match="on one device; given: cpu and meta"):
+        Mixture(model, [expert("a"), expert("b")])
 
 
 def test_same_names_unknown_target_and_no_expert_are_refused() -> None:

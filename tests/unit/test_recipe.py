@@ -28,7 +28,7 @@ from pituning.expert import Expert, attach_expert
 from pituning.interpolate import Mixture, TuneResult, tune
 from pituning.methods import peft_config
 from pituning.mixing import Mixing, is_scarce, turned
-from pituning.neighborhood import Neighborhood, neighborhood_of
+from pituning.neighborhood import ExactNeighborhood, neighborhood_of
 from pituning.predict import FisherConfig, embed
 from pituning.predict.delta import shared_modules
 from pituning.selection import Lead, gives_way, validated
@@ -548,6 +548,24 @@ def test_delta_space_mixes_experts_of_other_ranks_and_initialisations(
     assert 0 < narrow.card.recipe["relative_error"] < 1
 
 
+def test_in_delta_space_one_that_learns_elsewhere_is_refused_and_the_others_compared(pool: Pool) -> None:
+    """Such as an expert of the vision tower alone, beside a target of texts that adapts both."""
+    one, two, target = (pool.embedding(f"text{seed}") for seed in (0, 1, 2))
+    first = next(name for name, tensor in target.components.items() if tensor.any())
+    here, there = dict(one.components), dict(target.components)
+    for name in here:
+        (there if name == first else here)[name] = torch.zeros_like(here[name])
+    around = ExactNeighborhood(
+        {name: pool.get(name) for name in ("text0", "text1")},
+        {"text0": replace(one, components=here), "text1": two},
+    )
+    own, embedding = pool.get("text2"), replace(target, components=there)
+    refused = around.refusals(own, embedding, "delta")
+    assert refused.keys() == {"text0"}
+    assert "both learn something in" in refused["text0"]
+    assert [n.name for n in around.nearest(embedding, 3, space="delta", without=refused)] == ["text1"]
+
+
 def test_a_stale_embedding_is_found_before_anything_is_trained(
     backbone: Backbone, target: Task, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -570,13 +588,13 @@ def test_the_targets_expert_takes_the_pools_configuration_and_not_a_strangers(
     own = around.experts["text0"]
     stranger = replace(own.card, name="s", initialisation="unknown", backbone="?elsewhere")
     experts = {f"s{i}": Expert(replace(stranger, name=f"s{i}"), own.config, own.tensors) for i in range(5)}
-    found = Neighborhood({**experts, "text0": own}, {}).typical(backbone)
+    found = ExactNeighborhood({**experts, "text0": own}, {}).typical(backbone)
     assert found is own
     far = Expert(replace(own.card, backbone="0" * 64), own.config, own.tensors)
     with pytest.raises(PoolError, match="trained on this backbone"):
-        Neighborhood({"far": far}, {}).typical(backbone)
+        ExactNeighborhood({"far": far}, {}).typical(backbone)
     embedded = {"far": pool.embedding("text0")}
-    assert Neighborhood({"far": far, "text0": own}, embedded).typical(backbone) is own
+    assert ExactNeighborhood({"far": far, "text0": own}, embedded).typical(backbone) is own
 
 
 def test_a_run_has_one_seed() -> None:

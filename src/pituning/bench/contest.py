@@ -87,8 +87,8 @@ class Contest:
     @cached_property
     def _pi(self) -> PiResult | PituningError:
         try:
-            stage = Stages(after=self.prediction.after)
-            return interpolated(self.backbone, replace(self.task, test=()), self.prediction, stage)
+            stages = Stages(after=self.prediction.after)
+            return interpolated(self.backbone, replace(self.task, test=()), self.prediction, stages)
         except PituningError as error:
             return error
 
@@ -100,20 +100,22 @@ class Contest:
         """
         if not needs:
             return 0.0
+        if needs == "neighbors":
+            _ = self.others  # looked for now, and not in a method's own time
         return (self.pi if needs == "mixture" else self.prediction).after[needs]
 
     @cached_property
     def others(self) -> list[Expert]:
         """The experts of other tasks that can be mixed with the target's own, the most alike first.
 
-        Of a pool of more than 500, the nearest 30.
+        Of a pool of more than 500, the nearest 30, or k.
 
         Raises:
             PoolError: there is none.
         """
         found = self.prediction.others
         if not found:
-            reasons = list(dict.fromkeys(self.prediction.told.values()))
+            reasons = list(dict.fromkeys(self.prediction.refused_others.values()))
             given = f"the pool has none: {listed(reasons)}" if reasons else "the pool has none"
             fix = "Add experts of other tasks to the pool, or choose another --space."
             raise PoolError("a comparison needs experts to mix with", given, fix)
@@ -126,8 +128,8 @@ class Contest:
         Raises:
             PoolError: there is none.
         """
-        by_name = {expert.name: expert for expert in self.others}
-        return [by_name[name] for name in self.prediction.names]
+        _ = self.others  # raises where there is none
+        return [self.prediction.around.experts[name] for name in self.prediction.names]
 
     @property
     def neighbor_tasks(self) -> list[Task]:
@@ -149,7 +151,7 @@ class Contest:
     @cached_property
     def mixing(self) -> Mixing:
         """How the configuration mixes the target's own expert with others."""
-        return replace(self.prediction.mixing(self.backbone), new_expert=None)
+        return self.prediction.mixing(self.backbone)
 
     def mixture(self, others: Sequence[Expert], *, train_experts: bool = False) -> Mixture:
         """The target's own expert and others, with equal weights."""

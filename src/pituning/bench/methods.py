@@ -21,6 +21,7 @@ from pituning.errors import TrainingError
 from pituning.evaluation import Evaluation
 from pituning.expert import Expert
 from pituning.interpolate import Mixture, tune
+from pituning.pool import Pool
 from pituning.predict import embed
 from pituning.seed import isolated_seed
 from pituning.selection import bare, best_of, validated
@@ -42,12 +43,14 @@ class Method:
     Attributes:
         needs: what it takes of π-Tuning: nothing, the target's own expert, the neighbours too, or all.
         alike: whether it takes experts of one initialisation alone, or (AdapterFusion) of one shape.
+        takes_data: whether it takes the data that the experts of a pool were trained on.
     """
 
     title: str
     make: Callable[[Contest], Made]
     needs: Needs = "neighbors"
     alike: bool = False
+    takes_data: Callable[[Pool], bool] = lambda _: False
 
 
 def _base(contest: Contest) -> nn.Module:
@@ -177,6 +180,11 @@ def _ones(rows: list[Tensor]) -> Tensor:
     return torch.ones(len(rows), device=rows[0].device)
 
 
+def _lacks_information(pool: Pool) -> bool:
+    """Whether a pool does not hold the information at each expert."""
+    return any(pool.embedding(name).at != "expert" for name in pool if pool.has_embedding(name))
+
+
 def _fisher(contest: Contest) -> Expert:
     """Weighed by the information at each expert, of its own task; a pool may hold that of all or of none."""
     config = replace(contest.config.fisher, at="expert")
@@ -208,11 +216,16 @@ METHODS: dict[str, Method] = {
     "average-all": Method("uniform average of the expert and all others", _average_all),
     "ties": Method("TIES of the expert and its neighbours", _ties, alike=True),
     "dare": Method("DARE (with TIES) of the expert and its neighbours", _dare, alike=True),
-    "fisher": Method("Fisher-weighted average of the expert and its neighbours", _fisher, alike=True),
+    "fisher": Method(
+        "Fisher-weighted average of the expert and its neighbours",
+        _fisher,
+        alike=True,
+        takes_data=_lacks_information,
+    ),
     "lorahub": Method("LoRAHub: weights without gradients, 40 evaluations", lorahub, alike=True),
     "fusion": Method("AdapterFusion: outputs mixed at run time", _fusion, alike=True),
     "weights": Method("weights learnt, experts frozen", _weights),
     "uniform": Method("the k nearest mixed from equal weights, always kept", _uniform),
     "pi": Method("π-Tuning", _pi, needs="mixture"),
-    "joint": Method("joint training with the neighbours' data", joint),
+    "joint": Method("joint training with the neighbours' data", joint, takes_data=lambda _: True),
 }

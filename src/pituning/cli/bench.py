@@ -118,20 +118,13 @@ def _began_alike(pool: Pool) -> bool:
 
 def _unfit(name: str, *, pool: Pool, data: bool, alike: bool) -> ConfigError | None:
     """What a method lacks; nothing of most."""
-    if not data and _takes_data(name, pool):
+    if not data and METHODS[name].takes_data(pool):
         fix = f"Name the tasks of the pool's experts with --data, or leave {name} out."
         return ConfigError(f"{name} must have the neighbours' data, too", "no --data", fix)
     if METHODS[name].alike and not alike:
         must = f"{name} takes experts that began alike, which it mixes as they are"
         return ConfigError(must, "a pool of several starts", f"Leave {name} out.")
     return None
-
-
-def _takes_data(name: str, pool: Pool) -> bool:
-    """Whether a method takes the data that the pool's experts were trained on."""
-    if name == "fisher":  # which weighs by the information at each expert
-        return any(pool.embedding(one).at != "expert" for one in pool if pool.has_embedding(one))
-    return name == "joint"
 
 
 def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
@@ -181,7 +174,7 @@ def _key(contest: Contest, name: str) -> str:
         config = replace(config, train=replace(config.train, method=method.read_text()))
     backbone = f"{contest.backbone.fingerprint}{sorted(contest.backbone.settings.items())}"
     told = f"{name}{config}{contest.task.fingerprint}{backbone}{contest.pool.init_seed}{contest.hashes}"
-    if name in ("joint", "fisher"):
+    if METHODS[name].takes_data(contest.pool):
         told += "".join(contest.sources[source].fingerprint for source in sorted(contest.sources))
     return hashlib.sha256(told.encode()).hexdigest()
 

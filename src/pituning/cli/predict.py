@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     refused = around.refusals(own, embedding, options.space)
     found = around.nearest(embedding, options.k, space=options.space, without=refused)
     tell_fewer(found, options.k)
-    refused = around.told(refused, embedding)
+    refused = around.refused_others(refused, embedding)
     neighbors = [{"name": neighbor.name, "similarity": neighbor.similarity} for neighbor in found]
     rows = [(neighbor.name, f"{neighbor.similarity:.4f}") for neighbor in found]
     text = table(f"neighbours of {task.name}", ("expert", "similarity"), rows)

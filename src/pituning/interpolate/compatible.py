@@ -12,7 +12,6 @@ from pituning.card import UNKNOWN
 from pituning.errors import MixtureError
 from pituning.expert import Expert, is_head
 from pituning.foundation import Foundation
-from pituning.spelling import listed
 
 Space = Literal["parameters", "delta"]
 
@@ -126,10 +125,6 @@ def check_mixable(
         raise MixtureError(
             "experts with a head need a target, whose head is used", str(names), "Pass target=NAME."
         )
-    places = {*map(str, getattr(backbone.model, "hf_device_map", {}).values())}
-    if len(places) > 1:
-        fix = "Load it without device_map, or with device_map={'': DEVICE}."
-        raise MixtureError("a mixture's backbone is on one device", f"on {listed(sorted(places))}", fix)
     chosen = experts[names.index(target)] if target else experts[0]
     found = [obstacle(expert, chosen, space) for expert in experts]
     found += [foreign_to(expert, backbone) for expert in experts]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pituning.errors import MixtureError
 from pituning.expert import Expert
-from pituning.foundation import Foundation, Frozen, checkpoint_activations
+from pituning.foundation import Foundation, Frozen, checkpoint_activations, require_one_device
 from pituning.interpolate.collapse import collapse
 from pituning.interpolate.compatible import Space, check_mixable
 from pituning.interpolate.delta import DeltaSpace
@@ -45,6 +45,7 @@ class Mixture(nn.Module):
     Raises:
         MixtureError: if the experts cannot be mixed in this space; it says why.
         ExpertError: if one does not fit the backbone.
+        BackboneError: if that is spread over several devices.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Mixture(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = Frozen(backbone) if isinstance(backbone, nn.Module) else backbone
+        require_one_device(self.backbone.model)
         self.experts = sorted(experts, key=lambda expert: expert.name)
         self.space: Space = space
         self.target = check_mixable(self.experts, space, target, self.backbone)

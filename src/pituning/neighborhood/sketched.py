@@ -12,11 +12,10 @@ from typing import TypeVar, final
 from pituning.errors import PituningError
 from pituning.expert import Expert
 from pituning.interpolate.compatible import Space, obstacle
-from pituning.neighborhood.exact import Neighborhood
+from pituning.neighborhood.base import Neighborhood
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, similarity
 from pituning.predict.embedding import Order
-from pituning.predict.graph import check_count
 from pituning.predict.similarity import flat_similarities
 from pituning.sketches import Candidate, SketchIndex
 
@@ -30,7 +29,7 @@ AT_ONCE, UNCHANGED, FAR = 24, 3, 1.5
 ROUNDED = 1 / 6
 SHORTLIST = 384
 
-DRAWN = 30  # in a big pool, `similarity` is of so many of the nearest
+DRAWN = 30  # `similarity` and `others` are of so many of the nearest
 
 
 @final
@@ -102,19 +101,14 @@ class SketchedNeighborhood(Neighborhood):
         return self.index.starts()
 
     def _may_teach(self, name: str) -> bool:
-        return True  # it stands for many
+        return True  # one of those that it stands for
 
     def refusals(self, own: Expert, embedding: TaskEmbedding, space: Space) -> Mapping[str, str]:
         """See `Refused`."""
         return Refused(lambda name: self._reason(name, own, embedding, space))
 
-    def nearest(
-        self, embedding: TaskEmbedding, k: int, *, space: Space, without: Mapping[str, str]
-    ) -> list[Neighbor]:
-        """In parameter space, compare exactly, from the nearest sketches on, until nothing better comes."""
-        if space != "parameters":
-            return super().nearest(embedding, k, space=space, without=without)
-        check_count(k)
+    def _nearest(self, embedding: TaskEmbedding, k: int, without: Mapping[str, str]) -> list[Neighbor]:
+        """Compare exactly, from the nearest sketches on, until nothing better is found."""
         mine = embedding.components
         similarity(mine, mine, setting=embedding.setting)  # raises where the embedding says nothing
         order = Order(mine)
@@ -139,19 +133,21 @@ class SketchedNeighborhood(Neighborhood):
                 break
         return [Neighbor(name, alike[name]) for name in found]
 
-    def _shown(
+    def _drawn(
         self, embedding: TaskEmbedding, k: int, *, space: Space, without: Mapping[str, str]
     ) -> list[str]:
-        """The nearest alone: `DRAWN`, or `k` if that is more."""
-        found = self.nearest(embedding, max(DRAWN, k), space=space, without=without)
+        found = self.nearest(embedding, self._reach(k), space=space, without=without)
         return [neighbor.name for neighbor in found]
+
+    def _reach(self, k: int) -> int:
+        return max(DRAWN, k)
 
     def _may_help(self, name: str, embedding: TaskEmbedding, without: Mapping[str, str]) -> bool:
         """Whether an expert is of another task, and not refused."""
         return self.embeddings[name].differs(embedding) and name not in without
 
     def _obstacle(self, name: str, own: Expert, space: Space) -> str:
-        """In parameter space, what stands in the way is the same for all of one start."""
+        # In parameter space, what stands in the way is the same for all of one start.
         alike = space == "parameters" and self.index.starts_like(name, own)
         return obstacle(own if alike else self.experts[name], own, space)
 

@@ -21,10 +21,15 @@ def similarities_in_delta(points: Mapping[str, TaskEmbedding]) -> dict[str, dict
     found = {name: {name: 1.0} for name in points}
     for one, two in combinations(points, 2):
         mine, theirs = _shared(summed[one], summed[two])
-        comparable = any(bool(mine[part].any() and theirs[part].any()) for part in mine)
-        alike = similarity(mine, theirs, setting=points[one].setting) if comparable else 0.0
+        alike = similarity(mine, theirs, setting=points[one].setting) if _meet(mine, theirs) else 0.0
         found[one][two] = found[two][one] = alike
     return found
+
+
+def comparable(a: TaskEmbedding, b: TaskEmbedding) -> bool:
+    """Whether both learn something in a module that both adapt."""
+    mine, theirs = shared_modules(a, b)
+    return _meet(mine.components, theirs.components)
 
 
 def shared_modules(a: TaskEmbedding, b: TaskEmbedding) -> tuple[TaskEmbedding, TaskEmbedding]:
@@ -34,6 +39,10 @@ def shared_modules(a: TaskEmbedding, b: TaskEmbedding) -> tuple[TaskEmbedding, T
     """
     one, two = _shared(*(_over_inputs_and_outputs(embedding.components) for embedding in (a, b)))
     return replace(a, components=one), replace(b, components=two)
+
+
+def _meet(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return any(bool(a[name].any() and b[name].any()) for name in a)
 
 
 def _shared(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

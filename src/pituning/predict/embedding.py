@@ -64,6 +64,7 @@ class FisherConfig:
 
     def __post_init__(self) -> None:
         """Collect what is out of range."""
+        ConfigError.check_numbers(self)
         faults = [
             ConfigError(f"{name} must be at least 1", str(value), f"Raise {name}.")
             for name, value in (("max_examples", self.max_examples), ("batch_size", self.batch_size))

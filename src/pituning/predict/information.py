@@ -65,7 +65,7 @@ def embed(
         model = attach_untrained(backbone, expert, init_seed)
     else:
         model = attach_expert(backbone, expert)
-    # PEFT's prompt learning reads its table without calling it in inference mode; heads belong to the task.
+    # Heads belong to the task.
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and is_head(name, expert.config):
             parameter.requires_grad_(False)
