@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 WORK, RESULTS = HERE / "work" / "t5", HERE / "results" / "t5_mini.json"
 MODEL = WORK / "model"
 STEPS, BATCH, RATE, WARMUP, EVERY = 5000, 64, 2e-3, 200, 250
+SAMPLES = 256  # of each skill, to see what was learnt
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -65,6 +66,25 @@ def batch_of(samples: Sequence[Sample], words: PreTrainedTokenizerFast) -> dict[
     return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
 
+@torch.no_grad()
+def skills(
+    model: T5ForConditionalGeneration, words: PreTrainedTokenizerFast, mixture: Mixture
+) -> dict[str, float]:
+    """The share of the answers to fresh samples of each skill that are right, written greedily."""
+    found = {}
+    for name, (make, _) in mixture.texts.items():
+        rng, right = Random(f"benchmark {name}"), 0
+        for _ in range(SAMPLES // BATCH):
+            samples = [make(rng) for _ in range(BATCH)]
+            asked = batch_of(samples, words)
+            asked.pop("labels")
+            written = words.batch_decode(model.generate(**asked, max_new_tokens=24), skip_special_tokens=True)
+            pairs = zip(written, samples, strict=True)
+            right += sum(one.split() == str(sample.answer).split() for one, sample in pairs)
+        found[name] = right / SAMPLES
+    return found
+
+
 def main() -> None:
     torch.set_num_threads(1)
     words, mixture = tokenizer(), Mixture.of(PretrainConfig())
@@ -100,7 +120,9 @@ def main() -> None:
             file.with_suffix(".new").replace(file)
     model.save_pretrained(MODEL)
     words.save_pretrained(MODEL)
-    write(RESULTS, {"parameters": model.num_parameters(), "curve": curve, **provenance()})
+    found = {"parameters": model.num_parameters(), "samples": SAMPLES}
+    found |= {"skills": skills(model.eval(), words, mixture), "curve": curve}
+    write(RESULTS, found | provenance())
 
 
 if __name__ == "__main__":
