@@ -121,10 +121,10 @@ def t5_mini(
             for name, row in rows.items()
         ),
         "",
-        "It has not learnt to compare two texts, on which five of the six language tasks rest: an expert of",
-        f"all of mnli's data answers {right:.1f} percent right ({ofa_right:.1f} on ofa-mini, chance is 33.3).",
-        "So there is nothing to transfer, and its pool was not built. Ofa-mini saw about as many texts (and as",
-        "many pictures more), at a lower rate; neither that nor longer training was tried for the T5.",
+        "It has not learnt to compare two texts, on which five of the six language tasks rest: an expert",
+        f"of all of mnli's data answers {right:.1f} percent right ({ofa_right:.1f} on ofa-mini, chance is",
+        "33.3). So there is nothing to transfer, and its pool was not built. Ofa-mini saw about as many texts",
+        "(and pictures), at a lower rate; neither that nor longer training was tried for the T5.",
         "",
     ]
 
