@@ -123,8 +123,8 @@ def t5_mini(
         "",
         "It has not learnt to compare two texts, on which five of the six language tasks rest: an expert",
         f"of all of mnli's data answers {right:.1f} percent right ({ofa_right:.1f} on ofa-mini, chance is",
-        "33.3). So there is nothing to transfer, and its pool was not built. Ofa-mini saw about as many texts",
-        "(and pictures), at a lower rate; neither that nor longer training was tried for the T5.",
+        "33.3). So there is nothing to transfer, and its pool was not built. Ofa-mini saw about as many",
+        "texts (and pictures), at a lower rate; neither that nor longer training was tried for the T5.",
         "",
     ]
 
