@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import choosing
-from suite_tables import SUITES, beside_the_paper, by_embedding, by_method, by_shots, read, suite
+from suite_tables import (
+    SUITES,
+    beside_the_paper,
+    by_embedding,
+    by_method,
+    by_shots,
+    read,
+    suite,
+    with_adapters,
+)
 from targets import targets
 
 from pituning.bench import METHODS, summary
@@ -46,6 +55,7 @@ def main() -> None:
     ]
     for name, told in SUITES.items():
         parts += suite(told, runs[name]) if any("scores" in run for run in runs[name]) else []
+        parts += with_adapters(runs[name], runs["mini20"]) if name == "lora" else []
         parts += by_method(runs[name], read(RESULTS / f"{name}-lora"))
     shots = {int(folder.name): read(folder) for folder in (RESULTS / "shots").glob("*")}
     few = {name: [run for run in every if "scores" in run] for name, every in runs.items()}

@@ -43,7 +43,8 @@ SUITES = {
     "lora": [
         "## mini20 with LoRA instead of bottleneck adapters",
         "",
-        "Pool: the recipe mini20-lora. Targets: `benchmarks/lora-targets.yaml`.",
+        "The pool holds experts of these tasks alone (recipe mini20-lora); the targets take",
+        "`benchmarks/lora-targets.yaml`.",
     ],
     "pictures": [
         "## Real pictures, on ofa-mini",
@@ -286,6 +287,17 @@ def by_method(adapters: Sequence[dict[str, Any]], loras: Sequence[dict[str, Any]
         "",
         *reachable([run for run in loras if "untrained" in run], "LoRA"),
     ]
+
+
+def with_adapters(loras: Sequence[dict[str, Any]], adapters: Sequence[dict[str, Any]]) -> list[str]:
+    """What bottleneck adapters do on the tasks and seeds of LoRA."""
+    here = {(run["task"], run["config"]["seed"]) for run in loras if "scores" in run}
+    same = [run for run in adapters if "scores" in run and (run["task"], run["config"]["seed"]) in here]
+    if not same:
+        return []
+    own, mixed = (mean(run["percent"][column] for run in same) for column in ("expert", "pi"))
+    told = f"Bottleneck adapters on the same tasks and seeds: own expert {own:.1f}, π {mixed:.1f} percent."
+    return [told, told_gain(same), ""]
 
 
 def with_all_data(found: Sequence[dict[str, Any]]) -> list[str]:
