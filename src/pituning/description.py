@@ -146,7 +146,7 @@ def _task_file(path: Path) -> Path:
     if not path.is_dir():
         fix = f"{did_you_mean_file(path)}Check the path."
         if path.parts[:-1] == ("mini20",):
-            fix = f"The generated ones are `mini_task({path.name!r})` of `pituning.mini20`."
+            fix = "In Python, the generated ones are `mini_task(NAME)` of `pituning.mini20`."
         raise TaskError("a task must be an existing folder", f"{path}, which does not exist", fix)
     found = [path / name for name in _FILES if (path / name).is_file()]
     if len(found) != 1:
@@ -193,7 +193,8 @@ def _invalid(file: Path, given: str) -> TaskError:
 def _is_near(key: str, known: set[str]) -> bool:
     """Whether a key is one of ours with another case, an s too many or too few, or a slip of one letter.
 
-    A slip loses a letter, doubles one, or swaps two neighbours; a user's own `n_labels` is none.
+    A slip loses a letter, doubles one, swaps two neighbours, or writes another letter; a user's own `n_labels`
+    is none.
     """
     if key in known:
         return False
@@ -201,7 +202,9 @@ def _is_near(key: str, known: set[str]) -> bool:
     slips |= {key[:i] + key[i + 1 :] for i in range(1, len(key)) if key[i] == key[i - 1]}
     slips |= {key[:i] + key[i + 1] + key[i] + key[i + 2 :] for i in range(len(key) - 1)}
     lost = {name[:i] + name[i + 1 :] for name in known for i in range(len(name))}
-    return bool(slips & known) or key in lost
+    other = [name for name in known if key.isalpha() and len(name) == len(key) > 4]
+    wrong = any(sum(a != b for a, b in zip(name, key, strict=True)) == 1 for name in other)
+    return bool(slips & known) or key in lost or wrong
 
 
 def _misspelt(file: Path, key: str, known: set[str]) -> TaskError:

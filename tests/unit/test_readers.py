@@ -257,7 +257,7 @@ def test_a_path_that_is_no_task_is_refused(tmp_path):
         (tmp_path / "sst", r"does not exist\. Did you mean 'sst2'"),
         (tmp_path / "sst2", "with neither"),
         (table, "folder or its task.yaml"),
-        ("mini20/sst2", r"mini_task\('sst2'\)"),
+        ("mini20/sst2", r"mini_task\(NAME\)"),
     ]
     for path, message in faults:
         with pytest.raises(TaskError, match=message):

@@ -335,7 +335,7 @@ def test_a_box_that_is_not_in_fractions_is_refused(box):
         Example(bbox=box)
 
 
-@pytest.mark.parametrize("key", ["lables", "label", "promt", "Metric", "nname", "kinnd", "metirc"])
+@pytest.mark.parametrize("key", ["lables", "label", "promt", "Metric", "nname", "kinnd", "metirc", "metrik"])
 def test_a_slip_in_a_key_is_found(key, tmp_path):
     (tmp_path / "task.json").write_text(json.dumps({key: "x"}))
     with pytest.raises(TaskError, match=f"key '{key}'.*Did you mean"):

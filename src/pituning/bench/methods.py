@@ -210,7 +210,7 @@ METHODS: dict[str, Method] = {
             ("adapter", "bottleneck adapter"),
         )
     },
-    "neighbor": Method("the best of the 6 k nearest, as it is", _neighbor),
+    "neighbor": Method("the best of the 6·k nearest, as it is", _neighbor),
     "average": Method("uniform average of the expert and its neighbours", _average),
     "average-random": Method("uniform average of the expert and k others at random", _average_random),
     "average-all": Method("uniform average of the expert and all others", _average_all),

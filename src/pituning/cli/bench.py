@@ -195,7 +195,7 @@ def _known(contest: Contest, name: str, out: Path) -> dict[str, Any]:
     if document.get("key") != _key(contest, name):
         now, then = contest.config.told, document.get("config", {})
         other = [name for name in now if name in then and then[name] != now[name]]
-        given = f"{file} is of other {', '.join(other)}" if other else f"{file} is not"
+        given = f"{file} is of other {', '.join(other) or 'data, experts or backbone'}"
         fix = "Choose another --out, or remove the file."
         raise ConfigError("results are of the same data, pool, backbone and options", given, fix)
     return document

@@ -27,7 +27,7 @@ def collapse(mixture: Mixture, *, name: str, rank: int | None) -> Expert:
         raise MixtureError(
             "a rank of at least 1 is chosen in delta space only",
             f"rank={rank} in {mixture.space} space",
-            "Leave it out: in parameter space the rank is the experts' own.",
+            "Leave it out, and it is the experts' own, or in delta space the sum of theirs.",
         )
     config = mixture.model.active_peft_config
     mixed = {slot.name: slot.value for slot in mixture.tensors.slots}
