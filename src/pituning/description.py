@@ -193,8 +193,7 @@ def _invalid(file: Path, given: str) -> TaskError:
 def _is_near(key: str, known: set[str]) -> bool:
     """Whether a key is one of ours with another case, an s too many or too few, or a slip of one letter.
 
-    A slip loses a letter, doubles one, swaps two neighbours, or writes another letter; a user's own `n_labels`
-    is none.
+    A slip loses a letter, doubles one, swaps two or writes another; a user's own `n_labels` is none.
     """
     if key in known:
         return False
