@@ -30,8 +30,7 @@ UNTRAINED = (
     "the uniform mixture, the best on labelled examples of the nearest three and of six times as many, "
     "LoRAHub, LoRA experts in the place of bottleneck adapters. On the six language tasks even what does "
     "best on the test split itself gains little more than 8 (see below). Best is the neighbour that "
-    "labelled examples choose; "
-    "`tune` scores it beside its result."
+    "labelled examples choose; `tune` scores it beside its result."
 )
 SPEARMAN = (
     "most of a pool neither helps nor harms a target, and the order of these is chance: not even the "

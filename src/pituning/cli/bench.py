@@ -174,7 +174,7 @@ def _key(contest: Contest, name: str) -> str:
         config = replace(config, train=replace(config.train, method=method.read_text()))
     backbone = f"{contest.backbone.fingerprint}{sorted(contest.backbone.settings.items())}"
     told = f"{name}{config}{contest.task.fingerprint}{backbone}{contest.pool.init_seed}{contest.hashes}"
-    if METHODS[name].takes_data(contest.pool):
+    if contest.sources and METHODS[name].takes_data(contest.pool):
         told += "".join(contest.sources[source].fingerprint for source in sorted(contest.sources))
     return hashlib.sha256(told.encode()).hexdigest()
 
