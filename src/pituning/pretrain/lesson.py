@@ -64,13 +64,13 @@ class Lesson(nn.Module):
         if patch_labels is not None:
             parts = self.patches(features[:, : patch_labels.shape[1]]).split(self.sizes, dim=-1)
             for part, truth in zip(parts, patch_labels.unbind(-1), strict=True):
-                loss = loss + _dense(part, truth) / len(parts)
+                loss = loss + dense_loss(part, truth) / len(parts)
         if word_labels is not None:
-            loss = loss + _dense(self.words(features[:, -word_labels.shape[1] :]), word_labels)
+            loss = loss + dense_loss(self.words(features[:, -word_labels.shape[1] :]), word_labels)
         return loss
 
 
-def _dense(logits: Tensor, truth: Tensor) -> Tensor:
+def dense_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """Mean loss over the places that have a label: zero where none has."""
     if not (truth != IGNORED).any():
         return logits.new_zeros(())
