@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from pituning.errors import ExpertError
+from pituning.expert import method_of
 from pituning.methods import METHOD_NAMES, BottleneckConfig, SelfAttentionPrefixConfig, peft_config
 from pituning.methods.bottleneck import BottleneckModel
 from pituning.methods.registration import extend_peft_type, register
+from pituning.train import LEARNING_RATES
 
 pytestmark = [
     # PEFT 0.21 with transformers 5.23, on every get_peft_model.
@@ -150,6 +152,13 @@ def test_every_method_trains_and_reloads_exactly_or_is_refused(
         adapted.save_pretrained(tmp_path)
         loaded = PeftModel.from_pretrained(build(kind), tmp_path).eval()
         assert torch.equal(outputs(loaded, kind), trained)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_rate_was_chosen_for_what_every_method_is(kind: str) -> None:
+    model = build(kind)
+    made = {name: peft_config(name, model) for name in METHOD_NAMES if (kind, name) not in REFUSED}
+    assert not {name for name, config in made.items() if method_of(config) not in LEARNING_RATES}
 
 
 def test_registering_again_changes_nothing() -> None:
