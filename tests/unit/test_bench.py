@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -144,41 +145,52 @@ def test_a_merge_depends_on_the_neighbours(name: str, contest: Contest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("diverging", "best", "taken"),
-    [((), 1, 1), ((), 2, 2), ((), 3, 3), ((1,), 1, 2), ((1, 2), 1, 3), ((1, 2, 3), 1, None)],
+    ("diverging", "best", "tried", "taken"),
+    [
+        ((), 0, [0, 1, -1], 0),
+        ((), 2, [0, 1, 2, 3], 2),
+        ((), -2, [0, 1, -1, -2, -3], -2),
+        ((), 9, [0, 1, 2, 3, 4], 4),
+        ((1,), -1, [0, 1, -1, -2], -1),
+        ((0,), 1, [0, 1, 2], 1),
+        ((0, 1), -1, [0, 1, -1, -2], -1),
+        ((0, 1, -1), 0, [0, 1, -1], None),
+    ],
 )
-def test_of_three_rates_the_one_that_validates_best_is_taken(
+def test_rates_are_tried_while_they_validate_better(
     diverging: Sequence[int],
     best: int,
+    tried: Sequence[int],
     taken: int | None,
     contest: Contest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And one that diverges is none."""
-    rates = []
+    """By powers of three; one that diverges is the worst."""
+    powers = []
 
     def train(backbone: Backbone, task: Task, config: TrainConfig) -> Expert:
         expert = train_expert(backbone, task, replace(config, epochs=0))
         if not config.epochs:  # to know the usual rate
             return expert
-        rates.append(config.learning_rate)
-        if len(rates) in diverging:
+        assert config.learning_rate
+        powers.append(round(math.log(config.learning_rate / 1e-3, 3)))
+        if powers[-1] in diverging:
             raise TrainingError("the loss must stay finite", "nan", "Lower the rate.")
-        return expert.renamed(str(len(rates)))
+        return expert.renamed(f"at{powers[-1]}")
 
     def judge(_: Backbone, __: Task, made: dict[str, Expert]) -> dict[str, Evaluation]:
-        return {name: Evaluation(-abs(int(expert.name) - best)) for name, expert in made.items()}
+        return {name: Evaluation(-abs(int(expert.name[2:]) - best)) for name, expert in made.items()}
 
     monkeypatch.setattr(methods_module, "train_expert", train)
     monkeypatch.setattr(methods_module, "validated", judge)
-    if taken:
-        made = METHODS["lora"].make(contest)
-        assert isinstance(made, Expert)
-        assert made.name == str(taken)
-    else:
+    if taken is None:
         with pytest.raises(TrainingError, match="stay finite"):
             METHODS["lora"].make(contest)
-    assert rates == pytest.approx([1e-3, 3e-3, 1e-3 / 3])
+    else:
+        made = METHODS["lora"].make(contest)
+        assert isinstance(made, Expert)
+        assert made.name == f"at{taken}"
+    assert powers == tried
 
 
 @pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias")  # peft's BEFT on T5

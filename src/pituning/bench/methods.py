@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,6 @@ from pituning.bench.joint import joint
 from pituning.bench.lorahub import lorahub
 from pituning.bench.merging import Combine, Differences, by_fisher
 from pituning.errors import TrainingError
-from pituning.evaluation import Evaluation
 from pituning.expert import Expert
 from pituning.interpolate import Mixture, tune
 from pituning.pool import Pool
@@ -27,9 +27,8 @@ from pituning.seed import isolated_seed
 from pituning.selection import bare, best_of, validated
 from pituning.train import train_expert
 
-# What trains without the target's recipe is trained at its usual rate and at these multiples of it; the best
-# on the validation examples is taken.
-MULTIPLES = (1.0, 3.0, 1 / 3)
+# What trains without the target's recipe is trained at its usual rate and at others by this factor.
+FACTOR, MOST = 3.0, 4
 
 FULL_RATE = 1e-4
 FUSION_RATE = 1e-3
@@ -57,27 +56,35 @@ def _base(contest: Contest) -> nn.Module:
     return bare(contest.backbone, contest.task, contest.pool.init_seed)
 
 
-def _best_rate(contest: Contest, train: Callable[[float], Made]) -> Made:
-    """What validates best of what is trained at each multiple of a rate; the usual one without validation.
+def _best_rate(contest: Contest, usual: float, train: Callable[[float], Made]) -> Made:
+    """The best on the validation examples: larger rates are tried while they are better, else smaller ones.
+
+    The usual one without validation examples. A rate that diverges is the worst.
 
     Raises:
-        TrainingError: every rate diverges.
+        TrainingError: the usual rate diverges, and so do the next ones.
     """
-    best: tuple[Evaluation, Made] | None = None
-    diverged = list[TrainingError]()
-    for multiple in MULTIPLES:
+    if not contest.few.validation:
+        return train(usual)
+
+    def tried(rate: float) -> tuple[tuple[float, float], Made | TrainingError]:
         try:
-            made = train(multiple)
+            made = train(rate)
         except TrainingError as error:
-            diverged.append(error)
-            continue
-        if not contest.few.validation:
-            return made
-        here = validated(contest.backbone, contest.few, {"": made})[""]
-        if best is None or here.merit > best[0].merit:
-            best = here, made
-    if best is None:
-        raise diverged[0]
+            return (-math.inf, -math.inf), error
+        return validated(contest.backbone, contest.few, {"": made})[""].merit, made
+
+    first = best = tried(usual)
+    for factor in (FACTOR, 1 / FACTOR):
+        for power in range(1, MOST + 1):
+            found = tried(usual * factor**power)
+            if found[0] <= best[0]:
+                break
+            best = found
+        if best is not first:
+            break
+    if isinstance(best[1], TrainingError):
+        raise best[1]
     return best[1]
 
 
@@ -87,30 +94,30 @@ def _trained(contest: Contest, *, method: str) -> Made:
     train = partial(train_expert, contest.backbone, contest.few)
     untrained = train(replace(config, learning_rate=None, epochs=0))
     usual = float(untrained.card.recipe["learning_rate"])
-    return _best_rate(contest, lambda multiple: train(replace(config, learning_rate=usual * multiple)))
+    return _best_rate(contest, usual, lambda rate: train(replace(config, learning_rate=rate)))
 
 
 def _full(contest: Contest) -> Made:
     """All parameters of the backbone trained."""
 
-    def train(multiple: float) -> nn.Module:
+    def train(rate: float) -> nn.Module:
         module = copy.deepcopy(bare(contest.backbone, contest.few, contest.pool.init_seed))
-        contest.fit(module.requires_grad_(True), FULL_RATE * multiple, contest.config.train)
+        contest.fit(module.requires_grad_(True), rate, contest.config.train)
         return module
 
-    return _best_rate(contest, train)
+    return _best_rate(contest, FULL_RATE, train)
 
 
 def _fusion(contest: Contest) -> Made:
     """Only the attention over the outputs (and a head) is trained."""
 
-    def train(multiple: float) -> nn.Module:
+    def train(rate: float) -> nn.Module:
         with isolated_seed(contest.config.seed):
             module = fused(contest)
-        contest.fit(module, FUSION_RATE * multiple, contest.config.tune)
+        contest.fit(module, rate, contest.config.tune)
         return module.eval()
 
-    return _best_rate(contest, train)
+    return _best_rate(contest, FUSION_RATE, train)
 
 
 def _own(contest: Contest) -> Expert:
