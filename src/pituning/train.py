@@ -139,7 +139,7 @@ def train_expert(
         used = replace(task, train=tuple(first_by_hash(task.train, config.max_examples)))
     if config.epochs:
         log.info("training on %d examples of %s", len(used.train), task.name)
-    rate = config.learning_rate or LEARNING_RATES.get(method_of(adapter), OTHER_LEARNING_RATE)
+    rate = config.learning_rate or usual_rate(adapter)
     result = fit_module(
         backbone,
         model,
@@ -180,6 +180,11 @@ def train_expert(
         },
     )
     return Expert(card, model.peft_config["default"], saved_tensors(model))
+
+
+def usual_rate(adapter: PeftConfig) -> float:
+    """Of a new adapter of this method, where no other is asked for."""
+    return LEARNING_RATES.get(method_of(adapter), OTHER_LEARNING_RATE)
 
 
 def fit_module(

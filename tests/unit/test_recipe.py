@@ -235,6 +235,35 @@ def test_as_they_are_experts_are_judged_on_few_examples_that_they_have_not_seen(
     assert seen == [min(glance, len(target.validation) + len(target.train))]
 
 
+@pytest.mark.parametrize(
+    ("told", "given", "rate"),
+    [(0.02, None, 0.01), (None, None, 5e-4), ("fast", None, 5e-4), (0.02, 0.3, 0.3)],
+)
+def test_experts_are_mixed_at_half_the_rate_of_the_targets_own(
+    told: Any,
+    given: float | None,
+    rate: float,
+    backbone: Backbone,
+    target: Task,
+    pool: Pool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A card that tells none stands for the method's usual one: LoRA's is 1e-3."""
+    seen: list[float] = []
+    grouped = Mixture.parameter_groups
+
+    def spy(mixture: Mixture, *, experts: float, weights: float) -> list[dict[str, Any]]:
+        seen.append(experts)
+        return grouped(mixture, experts=experts, weights=weights)
+
+    own, other = pool.get("text0"), pool.get("text1")
+    own = Expert(replace(own.card, recipe=own.card.recipe | {"learning_rate": told}), own.config, own.tensors)
+    monkeypatch.setattr(Mixture, "parameter_groups", spy)
+    mixture = Mixture(backbone, [own, other], target="text0")
+    tune(mixture, target, TuneConfig(epochs=1, learning_rate=given))
+    assert seen == [rate]
+
+
 def test_starts_are_tried_briefly_and_on_few_examples(
     backbone: Backbone, target: Task, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,18 +8,22 @@ from pathlib import Path
 from pituning.backbones import Backbone
 from pituning.errors import MixtureError
 from pituning.evaluation import Evaluation
+from pituning.expert import Expert
 from pituning.fit import FitConfig, fit
 from pituning.interpolate.mixture import Mixture
 from pituning.parts import BatchLosses
 from pituning.task import Task
-from pituning.train import evaluate
+from pituning.train import evaluate, usual_rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(FitConfig):
     """How a mixture is tuned."""
 
-    learning_rate: float = field(default=5e-4, metadata={"help": "peak rate of the experts (and of a head)"})
+    learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "peak rate of the experts and of a head (default: half that of the target's own)"},
+    )
     weight_learning_rate: float = field(default=5e-2, metadata={"help": "peak rate of α"})
 
 
@@ -76,7 +80,9 @@ def tune(
     key = f"{sorted(backbone.settings.items())}{task.fingerprint}{parts}{mixture.alpha.tolist()}"
     result = fit(
         mixture,
-        mixture.parameter_groups(experts=config.learning_rate, weights=config.weight_learning_rate),
+        mixture.parameter_groups(
+            experts=config.learning_rate or _rate_of(mixture.target) / 2, weights=config.weight_learning_rate
+        ),
         BatchLosses(
             lambda batch: backbone.collate(batch, task),
             lambda inputs: backbone.loss(mixture.mixed(), inputs, config.label_smoothing),
@@ -93,3 +99,9 @@ def tune(
     mixture.mixed()
     mixture.eval()
     return TuneResult(mixture, mixture.mean_weights(), result.history, result.best_epoch, result.best)
+
+
+def _rate_of(expert: Expert) -> float:
+    """At which it was trained; of an adapter that does not say so, the usual one of its method."""
+    rate = expert.card.recipe.get("learning_rate")
+    return float(rate) if isinstance(rate, int | float) and rate > 0 else usual_rate(expert.config)
