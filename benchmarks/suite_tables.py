@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -333,16 +333,9 @@ def with_all_data(found: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def beside_the_paper(runs: Sequence[dict[str, Any]]) -> list[str]:
+def beside_the_paper(runs: Sequence[dict[str, Any]], t5: Sequence[dict[str, Any]]) -> list[str]:
     """Means of the tasks of each of the paper's tables, without training, with 16 shots and with all data."""
-    few: dict[str, list[dict[str, float]]] = {}
-    everything: dict[str, dict[str, float]] = {}
-    for run in runs:
-        if "scores" in run:
-            few.setdefault(run["task"], []).append(run["percent"])
-        elif "all" in run:
-            everything[run["task"]] = {k: percent(run, v) for k, v in run["all"].items()}
-    lines = [
+    return [
         "## Beside the paper",
         "",
         "Means over the tasks of mini20 that mirror those of the paper's tables: other models and data, so",
@@ -354,14 +347,26 @@ def beside_the_paper(runs: Sequence[dict[str, Any]]) -> list[str]:
         "| tasks | without training: no adapter → neighbour | 16 shots: own expert → π "
         "| all data: own expert → π |",
         "|---|---|---|---|",
+        *(_family(name, tasks, runs) for name, tasks in FAMILIES.items()),
+        _family("language, on a T5", language.TASKS, t5),
+        "",
     ]
-    for family, tasks in FAMILIES.items():
-        seen = [{k: mean(run[k] for run in few[task]) for k in few[task][0]} for task in tasks if task in few]
-        full = [everything[task] for task in tasks if task in everything]
-        columns = ((seen, "base", "neighbor"), (seen, "expert", "pi"), (full, "expert", "pi"))
-        cells = [arrow(rows, *names) if len(rows) == len(tasks) else "–" for rows, *names in columns]
-        lines.append(f"| {family} ({len(tasks)}) | {' | '.join(cells)} |")
-    return [*lines, ""] if few else []
+
+
+def _family(name: str, tasks: Collection[str], runs: Sequence[dict[str, Any]]) -> str:
+    """A row of three means before and after, of what ran on all of the tasks."""
+    few: dict[str, list[dict[str, float]]] = {}
+    everything: dict[str, dict[str, float]] = {}
+    for run in runs:
+        if "scores" in run:
+            few.setdefault(run["task"], []).append(run["percent"])
+        elif "all" in run:
+            everything[run["task"]] = {k: percent(run, v) for k, v in run["all"].items()}
+    seen = [{k: mean(run[k] for run in few[task]) for k in few[task][0]} for task in tasks if task in few]
+    full = [everything[task] for task in tasks if task in everything]
+    columns = ((seen, "base", "neighbor"), (seen, "expert", "pi"), (full, "expert", "pi"))
+    cells = [arrow(rows, *names) if len(rows) == len(tasks) else "–" for rows, *names in columns]
+    return f"| {name} ({len(tasks)}) | {' | '.join(cells)} |"
 
 
 def arrow(rows: Sequence[Mapping[str, float]], before: str, after: str) -> str:
