@@ -32,11 +32,10 @@ CONTEST = [
     "",
     "`pituning bench mini20 --backbone ofa-mini --pool mini20 --recipe ofa-mini --shots 16 --data mini20`.",
     "Points of a hundred, with 95 % intervals (bootstrap over tasks and seeds). What trains a new adapter,",
-    "all parameters or an attention chooses among three rates by validation. The seconds are the median of",
-    "a task from nothing to what was scored, on one core that is shared with other work; of π-Tuning they",
-    "count what a method takes. Where a method did not run on all tasks, see the differences, which are of",
-    "the same ones. What trains alone on dtd, flowers102, mrpc, refcoco and sst2 is of an older run, whose",
-    "commit is not known.",
+    "or all parameters looks for its best rate by validation, from its usual one on, by threes;",
+    "AdapterFusion chose among three. The seconds are the median of a task from nothing to what was scored,",
+    "on one core that is shared with other work; of π-Tuning they count what a method takes. Where a method",
+    "did not run on all tasks, see the differences, which are of the same ones.",
     "",
 ]
 
