@@ -67,8 +67,28 @@ def worth(targets: Sequence[dict[str, Any]]) -> dict[str, Worth]:
     return found
 
 
-def ways(every: Sequence[dict[str, Any]], mini20: Path, again: Path) -> list[str]:
-    """What each way of choosing neighbours is worth, against the measured gain of each one neighbour."""
+def predicting(suites: Mapping[str, str], results: Path) -> list[str]:
+    """What each way of choosing neighbours is worth, by suite and its title."""
+    return [
+        "## Does the prediction predict?",
+        "",
+        "Targets with 16 shots, seed 0, each tuned with each one neighbour, whose",
+        "gain is its mixture's test score less the own expert's. *Spearman*: of rating and gain, mean over",
+        "targets. *Recall@3*: how many of the best three are among the three rated highest. *Regret*: how",
+        "much less the best of these gains than the best of all, in points and as a part of what that gains;",
+        "where a neighbour only harms, none would be taken, so that its gain counts as 0.",
+        "",
+        *(
+            line
+            for suite, title in suites.items()
+            for line in ways(title, results / "transfer" / suite, results / suite)
+        ),
+    ]
+
+
+def ways(title: str, transfer: Path, tuned: Path) -> list[str]:
+    """A suite's single neighbours in the folder `transfer`, and what mixing several gave in `tuned`."""
+    every = read(transfer)
     targets = rated(every)
     if len(targets) < 2:
         return []
@@ -77,13 +97,9 @@ def ways(every: Sequence[dict[str, Any]], mini20: Path, again: Path) -> list[str
     chance = most - mean(map(mean_best, falling))
     random = Worth(0, TOP / len(gains[0]), chance, chance / most)
     return [
-        "## Does the prediction predict?",
+        f"### {title}",
         "",
-        f"{len(targets)} targets of mini20 with 16 shots, seed 0, each tuned with each one neighbour, whose",
-        "gain is its mixture's test score less the own expert's. *Spearman*: of rating and gain, mean over",
-        "targets. *Recall@3*: how many of the best three are among the three rated highest. *Regret*: how",
-        "much less the best of these gains than the best of all, in points and as a part of what that gains;",
-        "where a neighbour only harms, none would be taken, so that its gain counts as 0.",
+        f"{len(targets)} targets with {len(gains[0])} neighbours each.",
         "",
         "| way of choosing | Spearman | recall@3 | regret | of the oracle's gain |",
         "|---|---|---|---|---|",
@@ -91,9 +107,9 @@ def ways(every: Sequence[dict[str, Any]], mini20: Path, again: Path) -> list[str
         f"| three at random | {random} |",
         f"| oracle (gains {most:.2f}) | {Worth(1, 1, 0, 0)} |",
         "",
-        *measured_again(targets, again),
+        *measured_again(targets, transfer / "seed1"),
         *best_of_each(targets, gains),
-        *one_or_three(every, mini20),
+        *one_or_three(every, tuned),
     ]
 
 
@@ -161,12 +177,12 @@ def best_of_each(targets: Sequence[Mapping[str, Any]], gains: Sequence[Values]) 
     return [*lines, ""]
 
 
-def one_or_three(targets: Sequence[Mapping[str, Any]], mini20: Path) -> list[str]:
+def one_or_three(targets: Sequence[Mapping[str, Any]], tuned: Path) -> list[str]:
     """What the neighbours beside the one that a mixture begins at add to it, of the targets that have one."""
     one, three = [], []
     for target in targets:
-        tuned = mini20 / f"{target['task']}-seed0.json"
-        run = json.loads(tuned.read_text()) if tuned.exists() else {}
+        file = tuned / f"{target['task']}-seed0.json"
+        run = json.loads(file.read_text()) if file.exists() else {}
         if run.get("start") in target["found"]:
             one.append(gains_of(target)[run["start"]])
             three.append(percent(run, run["scores"]["mixture"] - run["scores"]["expert"]))

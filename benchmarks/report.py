@@ -42,7 +42,7 @@ CONTEST = [
 
 def main() -> None:
     runs = {name: read(RESULTS / name) for name in SUITES}
-    transfer, speed = choosing.read(RESULTS / "transfer"), of("speed")
+    transfer, speed = choosing.read(RESULTS / "transfer" / "mini20"), of("speed")
     methods, at_experts = read(RESULTS / "bench"), read(RESULTS / "mini20-at-expert")
     parts = [
         "# Benchmarks",
@@ -72,7 +72,7 @@ def main() -> None:
         *beside_the_paper(runs["mini20"], runs["t5"]),
         *by_shots({16: runs["mini20"], **shots}),
         *contest(methods),
-        *choosing.ways(transfer, RESULTS / "mini20", RESULTS / "transfer" / "seed1"),
+        *choosing.predicting({"mini20": "mini20", "language": "Real language tasks"}, RESULTS),
         *choosing.whether({**related_or_not, **few}),
         *retrieval(of("retrieval"), of("retrieval_index"), of("graph")),
         *speed_table(speed),

@@ -1,15 +1,16 @@
 """Does the prediction predict? The measured gain of every ordered pair of tasks, and ways of choosing.
 
-    python benchmarks/transfer.py pairs     # each target with each one neighbour
-    python benchmarks/transfer.py rate      # what each way of choosing says of each neighbour
-    python benchmarks/transfer.py pairs --seed 1 --only rte ...   # again with other shots: how sure a gain is
-    python benchmarks/report.py             # which way finds the ones that help
+    python benchmarks/transfer.py mini20 pairs     # each target with each one neighbour
+    python benchmarks/transfer.py mini20 rate      # what each way of choosing says of each neighbour
+    python benchmarks/transfer.py mini20 pairs --seed 1 --only rte ...   # again with other shots: how sure
+                                                                         # a gain is
+    python benchmarks/report.py                    # which way finds the ones that help
 
-mini20 on ofa-mini, 16 shots; one JSON a target, results/transfer/TASK.json, of other seeds than 0 in
-results/transfer/seed1. The gain of a neighbour
-is the test score of the mixture of the target's own expert and it, tuned from almost the neighbour (weight
-0.9), less that of the own expert; the tuned mixture counts, kept or not. Both stages go on where they were
-stopped; `--only` takes some of the targets, so that two processes can share the work.
+The suites are those of suites.py, with 16 shots; one JSON a target, results/transfer/SUITE/TASK.json, of
+other seeds than 0 in results/transfer/SUITE/seed1. The gain of a neighbour is the test score of the mixture
+of the target's own expert and it, tuned from almost the neighbour (weight 0.9), less that of the own expert;
+the tuned mixture counts, kept or not. Both stages go on where they were stopped; `--only` takes some of the
+targets, so that two processes can share the work.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from few_shot import remember_pictures, write
+from few_shot import write
 from sentence_transformers import SentenceTransformer
+from suites import SUITES
 from torch import Tensor
 
-from pituning.backbones import Backbone, load_backbone
+from pituning.backbones import Backbone
 from pituning.backbones.loading import minilm_folder
 from pituning.bench.merging import Differences
 from pituning.cli.recipes import read_recipe
 from pituning.evaluation import Evaluation
 from pituning.expert import Expert, attach_expert
 from pituning.interpolate import tune
-from pituning.mini20 import NAMES, mini_task
 from pituning.mixing import Mixing, PiConfig
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
@@ -44,23 +45,56 @@ from pituning.train import score, train_expert
 from pituning.weights import MINI20
 
 HERE = Path(__file__).parent
-RESULTS, WORK = HERE / "results" / "transfer", HERE / "work" / "transfer"
 SHOTS = 16
+REFERENCES = ("coco-captions", "sst2", "dtd", "cola", "trec")  # of a pool, the first that is not of a pair
 
 Way = Callable[[Task, Expert, Sequence[str]], Mapping[str, float]]
 """Few examples of a target, its own expert, names of others: who is rated higher should help more."""
 
 
-def pairs(backbone: Backbone, pool: Pool, name: str, config: PiConfig) -> None:
+@dataclass(frozen=True)
+class Harness:
+    """What all targets of a suite share."""
+
+    suite: str
+    backbone: Backbone
+    pool: Pool
+    config: PiConfig
+
+    def task(self, name: str) -> Task:
+        return SUITES[self.suite].tasks[name]()
+
+    def others(self, name: str) -> list[str]:
+        return [other for other in self.pool if other != name]
+
+    def file(self, name: str) -> Path:
+        """Where a target's results are."""
+        return HERE / "results" / "transfer" / self._folder / f"{name}.json"
+
+    def own_expert(self, few: Task) -> Expert:
+        """The target's own, trained once for both stages."""
+        folder = HERE / "work" / "transfer" / self._folder / few.name
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            training = replace(self.config.train, init_seed=self.pool.init_seed)
+            train_expert(self.backbone, few, training, name=f"target:{few.name}").save(folder)
+        return Expert.load(folder)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.suite, f"seed{self.config.seed}" if self.config.seed else "")
+
+
+def pairs(harness: Harness, name: str) -> None:
     """One target with each neighbour; what is in its file is not done again."""
-    file = file_of(name, config.seed)
+    backbone, pool, config, file = harness.backbone, harness.pool, harness.config, harness.file(name)
     document: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"found": {}}
-    missing = [other for other in pool if other not in (name, *document["found"])]
+    missing = [other for other in harness.others(name) if other not in document["found"]]
     if not missing:
         return
-    task = mini_task(name)
+    task = harness.task(name)
     few = task.sample(SHOTS, config.seed)
-    own = own_expert(backbone, pool, few, config)
+    own = harness.own_expert(few)
     document |= {"task": name, "metric": task.metric, "seed": config.seed, "shots": SHOTS, **provenance()}
     if "expert" not in document:
         document["expert"] = score(backbone, attach_expert(backbone, own), task)
@@ -74,23 +108,9 @@ def pairs(backbone: Backbone, pool: Pool, name: str, config: PiConfig) -> None:
         print(name, other, round(found - document["expert"], 3), flush=True)
 
 
-def file_of(name: str, seed: int) -> Path:
-    """Where a target's results are."""
-    return (RESULTS / f"seed{seed}" if seed else RESULTS) / f"{name}.json"
-
-
-def own_expert(backbone: Backbone, pool: Pool, few: Task, config: PiConfig) -> Expert:
-    """The target's own, trained once for both stages."""
-    folder = (WORK / f"seed{config.seed}" if config.seed else WORK) / few.name
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        training = replace(config.train, init_seed=pool.init_seed)
-        train_expert(backbone, few, training, name=f"target:{few.name}").save(folder)
-    return Expert.load(folder)
-
-
-def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
+def ways(harness: Harness) -> Mapping[str, Way]:
     """All ways of choosing but chance and the oracle."""
+    backbone, pool, config = harness.backbone, harness.pool, harness.config
     kept = dict[tuple[str, str, str], TaskEmbedding]()
     everyone = {name: pool.get(name) for name in pool}
 
@@ -105,7 +125,7 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
 
         def rated(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
             mine = embedded(own, few, config).components
-            theirs = {other: embedded(everyone[other], mini_task(other), config) for other in others}
+            theirs = {other: embedded(everyone[other], harness.task(other), config) for other in others}
             setting = config.setting
             return {o: similarity(mine, theirs[o].components, setting=setting) for o in others}
 
@@ -117,13 +137,13 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
         def alike(few: Task, other: str) -> float:
             expert = reference(few.name, other)
             at_it = FisherConfig(at="expert")
-            mine, theirs = (embedded(expert, task, at_it) for task in (few, mini_task(other)))
+            mine, theirs = (embedded(expert, task, at_it) for task in (few, harness.task(other)))
             return similarity(mine.components, theirs.components)
 
         return lambda few, own, others: {other: alike(few, other) for other in others}
 
     def neither(*pair: str) -> Expert:
-        return everyone[next(name for name in ("coco-captions", "sst2", "dtd") if name not in pair)]
+        return everyone[next(name for name in REFERENCES if name in everyone and name not in pair)]
 
     def weights(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
         experts = [own, *(everyone[other] for other in others)]
@@ -134,7 +154,7 @@ def ways(backbone: Backbone, pool: Pool, config: PiConfig) -> Mapping[str, Way]:
     encoder = SentenceTransformer(str(minilm_folder()))
 
     def described(few: Task, own: Expert, others: Sequence[str]) -> Mapping[str, float]:
-        texts = [description(few), *(description(mini_task(other)) for other in others)]
+        texts = [description(few), *(description(harness.task(other)) for other in others)]
         mine, *theirs = encoder.encode(texts, normalize_embeddings=True)
         return {other: float(mine @ one) for other, one in zip(others, theirs, strict=True)}
 
@@ -175,15 +195,15 @@ def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors.values()])
 
 
-def rate(backbone: Backbone, pool: Pool, name: str, config: PiConfig, every: Mapping[str, Way]) -> None:
+def rate(harness: Harness, name: str, every: Mapping[str, Way]) -> None:
     """One target: what each way says of each neighbour, where its file has not that already."""
-    file = file_of(name, config.seed)
+    file = harness.file(name)
     document = json.loads(file.read_text())
     rated = document.setdefault("rated", {})
-    few = mini_task(name).sample(SHOTS, config.seed)
-    own = own_expert(backbone, pool, few, config)
+    few = harness.task(name).sample(SHOTS, harness.config.seed)
+    own = harness.own_expert(few)
     for way in [way for way in every if way not in rated]:
-        rated[way] = dict(every[way](few, own, [other for other in pool if other != name]))
+        rated[way] = dict(every[way](few, own, harness.others(name)))
         write(file, document)
         print(name, way, max(rated[way], key=lambda other: rated[way][other]), flush=True)
 
@@ -192,20 +212,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("suite", choices=list(SUITES))
     parser.add_argument("stage", choices=["pairs", "rate"])
-    parser.add_argument("--only", nargs="*", default=NAMES, help="targets")
+    parser.add_argument("--only", nargs="*", help="targets")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    backbone, pool = load_backbone("ofa-mini"), Pool(MINI20)
-    remember_pictures(backbone)
-    config = read_recipe("ofa-mini").config(shots=SHOTS, seed=options.seed)
-    every = ways(backbone, pool, config) if options.stage == "rate" else {}
-    for name in options.only:
+    suite = SUITES[options.suite]
+    pool = Pool(MINI20 if suite.carried else HERE / "work" / options.suite / "pool")
+    config = read_recipe(suite.recipe).config(shots=SHOTS, seed=options.seed)
+    harness = Harness(options.suite, suite.backbone(), pool, config)
+    every = ways(harness) if options.stage == "rate" else {}
+    for name in options.only or suite.tasks:
         if every:
-            rate(backbone, pool, name, config, every)
+            rate(harness, name, every)
         else:
-            pairs(backbone, pool, name, config)
+            pairs(harness, name)
 
 
 if __name__ == "__main__":
