@@ -280,10 +280,11 @@ def _chosen_columns(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _missing(table: Table, wanted: str, nearest_to: str, ours: str) -> TaskError:
+    free = [column for column in table.columns if column == ours or column not in FIELDS]
     return TaskError(
         f"{table.path.name} must have a column {wanted}",
         f"columns {', '.join(map(repr, table.columns))}",
-        f"{did_you_mean(nearest_to, table.columns)}Rename it, or map it in the task file: "
+        f"{did_you_mean(nearest_to, free)}Rename it, or map it in the task file: "
         f"`columns: {{{ours}: THEIR_NAME}}`.",
     )
 

@@ -227,6 +227,10 @@ ROWS = '{"text_a": "x", "label": "a"}\n{"text_a": "y", "label": "b"}\n'
         ({"train_jsonl": ROWS + "{broken"}, "line 3"),
         ({"train_jsonl": ROWS + "[1]"}, "line 3: list"),
         ({"train_jsonl": '{"label": "a"}'}, r"must have a column 'text_a', 'image' or 'file_name'.*'label'"),
+        (
+            {"train_jsonl": '{"text_b": "a", "label": "a"}'},
+            r"must have a column 'text_a'.*'label'\. Rename it",
+        ),
         ({"train_jsonl": '{"text_a": "a"}'}, r"must have a column 'label'"),
         ({"train_jsonl": '{"text_a": ["a"], "label": "a"}'}, "row 1: a list"),
         ({"train_jsonl": '{"text_a": "a", "label": null}'}, "needs references or label"),
