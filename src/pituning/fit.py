@@ -81,7 +81,10 @@ class FitConfig:
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
     precision: Literal["float32", "bfloat16"] = field(
         default="float32",
-        metadata={"help": "bfloat16 runs the forward under autocast; parameters stay float32"},
+        metadata={
+            "help": "bfloat16 runs the forward under autocast, parameters stay float32; without a GPU, on "
+            "processors that have it"
+        },
     )
     gradient_checkpointing: bool = field(
         default=False, metadata={"help": "recompute activations in the backward pass to save memory"}
@@ -174,6 +177,7 @@ def fit(
     key = hashlib.sha256(f"{key}{json.dumps(asdict(config), sort_keys=True)}".encode()).hexdigest()
     if not examples:
         raise TrainingError("training needs examples", "none", "Check the training split.")
+    _warn_if_emulated(module, config)
     steps = max(EPOCH_STEPS, math.ceil(len(examples) / config.batch_size))
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -289,6 +293,13 @@ def _step(
     _require_finite("gradient", nn.utils.clip_grad_norm_(trained, config.max_grad_norm), step, state)
     optimizer.step()
     return total
+
+
+def _warn_if_emulated(module: nn.Module, config: FitConfig) -> None:
+    """Where a processor knows no bfloat16, a step in it takes many times as long."""
+    here = next(module.parameters()).device.type
+    if config.precision == "bfloat16" and here == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        log.warning("this processor has to emulate bfloat16: precision float32 is many times as fast")
 
 
 def _require_finite(what: str, value: Tensor, step: int, state: TrainingState) -> None:

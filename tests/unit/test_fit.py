@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -102,6 +102,22 @@ def test_a_validation_loss_that_is_not_finite_is_left_out_of_the_history() -> No
 def test_a_setting_that_is_none_is_refused(wrong: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         FitConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("precision", "processor", "warned"),
+    [("bfloat16", "AVX2", True), ("bfloat16", "AVX512", False), ("float32", "AVX2", False)],
+)
+def test_a_processor_that_has_to_emulate_bfloat16_is_told_of(
+    precision: Literal["float32", "bfloat16"],
+    processor: str,
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    run(net(), replace(CONFIG, epochs=0, precision=precision))
+    assert ("emulate bfloat16" in caplog.text) is warned
 
 
 def test_same_seed_same_result_and_callers_generator_untouched() -> None:
