@@ -95,7 +95,7 @@ def pairs(harness: Harness, name: str) -> None:
     task = harness.task(name)
     few = task.sample(SHOTS, config.seed)
     own = harness.own_expert(few)
-    document |= {"task": name, "metric": task.metric, "seed": config.seed, "shots": SHOTS, **provenance()}
+    document |= {"task": name, "metric": task.metric, "config": config.told, **provenance()}
     if "expert" not in document:
         document["expert"] = score(backbone, attach_expert(backbone, own), task)
     mixing = Mixing(backbone, own, {other: pool.get(other) for other in pool}, replace(config, k=1))

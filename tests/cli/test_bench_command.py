@@ -33,6 +33,8 @@ def test_all_runs_are_compared_with_the_targets_own_expert(world: World, tmp_pat
     for run in read.values():
         assert (run["config"]["k"], run["config"]["shots"], run["config"]["seed"]) == (2, 4, run["seed"])
         assert {"versions", "commit", "machine"} <= run.keys()
+        assert ("recipe" in run) is (run["method"] != "base")  # of what was made, where that is an expert
+    assert read["target-expert-seed1"]["recipe"]["seed"] == 1
     before = [read[f"target-{method}-seed0"]["before"] for method in ("base", "expert", "ties", "pi")]
     assert before[0] == 0 < before[1] <= before[2] <= before[3]
     for method, found in document["methods"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from pituning.predict import embed
 from pituning.seed import isolated_seed
 from pituning.selection import bare, best_of, validated
 from pituning.train import train_expert
+
+log = logging.getLogger(__name__)
 
 # What trains without the target's recipe is trained at its usual rate and at others by this factor.
 FACTOR, MOST = 3.0, 4
@@ -72,7 +75,9 @@ def _best_rate(contest: Contest, usual: float, train: Callable[[float], Made]) -
             made = train(rate)
         except TrainingError as error:
             return (-math.inf, -math.inf), error
-        return validated(contest.backbone, contest.few, {"": made})[""].merit, made
+        found = validated(contest.backbone, contest.few, {"": made})[""]
+        log.info("learning rate %g: validation loss %.3f", rate, -found.negative_loss)
+        return found.merit, made
 
     first = best = tried(usual)
     for factor in (FACTOR, 1 / FACTOR):

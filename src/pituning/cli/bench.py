@@ -24,6 +24,7 @@ from pituning.cli.tasks import look_over, members, pool_named, task_named
 from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
+from pituning.expert import Expert
 from pituning.places import unwritable
 from pituning.pool import Pool
 from pituning.provenance import provenance
@@ -151,6 +152,8 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
         log.warning("%s seed %d %s: %s", task.name, seed, name, error)
         return document | {"refused": str(error)}
     document |= {"seconds": round(seconds, 1), "before": round(before, 1)}
+    if isinstance(made, Expert):
+        document["recipe"] = made.card.recipe
     document |= {"backbone": contest.backbone.name, "pool": contest.pool.path.name}
     if method.needs in ("neighbors", "mixture"):
         document["neighbors"] = contest.prediction.names
