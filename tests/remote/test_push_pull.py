@@ -61,6 +61,13 @@ def test_pushed_and_pulled_again_nothing_moves(place: str, pool: Pool, tmp_path:
     assert snapshot(tmp_path / "copy") == before
 
 
+def test_an_empty_pool_is_pulled_into(place: str, pool: Pool, tmp_path: Path) -> None:
+    push(pool, place)
+    empty = Pool.create(tmp_path / "empty", init_seed=pool.init_seed)
+    pull(empty, place)
+    assert [*empty] == [*pool]
+
+
 def test_named_experts_alone_are_moved(place: str, pool: Pool, tmp_path: Path) -> None:
     push(pool, place, ["a", "b"])
     push(pool, place, ["c"])

@@ -202,6 +202,7 @@ def test_sizes_are_looked_at_before_files_are_read(
         (b'{"format": 3, "init_seed": 0}', "reads pools up to format 2"),
         (b'{"format": 1, "init_seed": 0, "experts": {}}', "a pool is shared in format 2"),
         (b"[]", "must be the manifest of a pool"),
+        (b"", "must be whole"),
         (None, "a pool that was pushed has pool.json"),
     ],
 )
@@ -253,6 +254,9 @@ def test_damaged_entry_at_the_place_is_replaced_only_when_asked(hub: Hub, pool: 
         (["pull", "--from", "hf://me/pool/more"], "hf://USER/NAME or at a URL"),
         (["pull", "--from", "memory://x", "--revision", "main"], "revisions are of Hub repositories"),
         (["push", "--to", "me/pool", "--revision", "x"], "`pool push` takes its own options"),
+        (["push", "--to", "s3://"], "a URL must name a bucket or a folder"),
+        (["push", "--to", "file:///"], "a URL must name a bucket or a folder"),
+        (["pull", "--from", "memory://"], "a URL must name a bucket or a folder"),
         (["pull", "--from", "nothing://x"], "must be a URL that fsspec reaches"),
         (["pull", "--from", "memory://empty"], "a pool that was pushed has pool.json"),
         (["pull", "--from", "me/pool", "../a"], "an expert's name is"),

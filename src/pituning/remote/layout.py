@@ -73,6 +73,14 @@ class SharedPool:
             facts = parse_facts(self._read(MANIFEST), self.place.where)
         except FileNotFoundError:
             return None
+        except PituningError:
+            raise
+        except ValueError as error:
+            raise PoolError(
+                f"{MANIFEST} at {self.place.where} must be whole",
+                str(error),
+                "A push that was stopped may have left it: remove it, and push again.",
+            ) from error
         if facts["format"] != FORMAT:
             raise PoolError(
                 f"a pool is shared in format {FORMAT}",

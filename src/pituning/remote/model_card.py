@@ -64,7 +64,7 @@ def model_card(pool: Pool, shared: SharedPool, pushed: Collection[str]) -> str:
     compared = len(names) <= MOST_COMPARED
     others = [name for name in names[:MOST_SHOWN] if name not in pushed]
     found = dict(zip(others, at_once(lambda name: _at_place(shared, name, compared), others), strict=True))
-    found |= {name: pool.files(name) for name in names[:MOST_SHOWN] if name in pushed}
+    found |= {name: _told(pool.files(name), compared) for name in names[:MOST_SHOWN] if name in pushed}
     rows = [_row(name, found[name]) for name in names[:MOST_SHOWN]]
     near = nearest({name: files[EMBEDDING] for name, files in found.items() if EMBEDDING in files})
     return text(shared.place.repository, rows, near if compared else {}, len(names))
@@ -162,13 +162,21 @@ def _row(name: str, files: Files) -> Row:
         return Row(name, "", "", {}, "")
 
 
+def _told(files: Files, compared: bool) -> Files:
+    """Without the weights, of which a thousand experts have too many to hold."""
+    return {file: content for file, content in files.items() if file in _wanted(compared)}
+
+
 def _at_place(shared: SharedPool, name: str, compared: bool) -> Files:
     """What the card says of an expert that is there already; nothing of one that is damaged."""
     try:
-        files = {CARD, CONFIG, EMBEDDING} if compared else {CARD, CONFIG}
-        return shared.files(name, shared.entry(name), files)
+        return shared.files(name, shared.entry(name), _wanted(compared))
     except PoolError:
         return {}
+
+
+def _wanted(compared: bool) -> set[str]:
+    return {CARD, CONFIG, EMBEDDING} if compared else {CARD, CONFIG}
 
 
 def _is_on_hub(backbone: str) -> bool:

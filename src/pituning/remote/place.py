@@ -92,6 +92,9 @@ def place_of(where: str, revision: str | None = None, *, writing: bool = False) 
         raise RemoteError(
             "revisions are of Hub repositories", f"{revision} of {where}", "Leave --revision out."
         )
+    if not rest.strip("/"):
+        fix = "Name one: s3://bucket/pool. A variable that is not set may have been meant."
+        raise RemoteError("a URL must name a bucket or a folder", repr(where), fix)
     from pituning.remote.url import UrlFolder  # lazy: only URLs need fsspec
 
     return UrlFolder(where)

@@ -54,9 +54,9 @@ def pull(
     chosen = chosen_names(names, shared.names, f"at {where}", a_transfer="a pull", fix="Push some first.")
     entries = shared.entries(chosen)
     target = pool if isinstance(pool, Pool) else _open(Path(pool))
-    skipped = [name for name in chosen if target and _is_there(target, name, entries[name])]
+    skipped = [name for name in chosen if target is not None and _is_there(target, name, entries[name])]
     waiting = [name for name in chosen if name not in {*skipped}]
-    taken = [name for name in waiting if target and name in target]
+    taken = [name for name in waiting if target is not None and name in target]
     if taken and not replace:
         raise PoolError(
             "an expert of the pool is not replaced unasked",
@@ -65,7 +65,8 @@ def pull(
         )
     for name in tqdm(waiting, desc="pull", unit="expert", disable=not progress):
         files = shared.files(name, entries[name])
-        target = target or Pool.create(Path(str(pool)), init_seed=shared.init_seed)
+        if target is None:
+            target = Pool.create(Path(str(pool)), init_seed=shared.init_seed)
         target.admit(name, files, replace=replace)
     return Transfer(where, shared.place.revision, waiting, skipped, _notes(target, shared.init_seed))
 
