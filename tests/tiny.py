@@ -15,6 +15,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from pituning.task import Example, Task
@@ -115,6 +116,25 @@ def clip() -> tuple[Any, Any]:
     return transformers.CLIPModel(config), (tokenizer(f"{BOS} $A {EOS}"), pictures)
 
 
+def siglip() -> tuple[Any, Any]:
+    """Its texts are padded to full length, and its tokenizer tells of no mask."""
+    text = TEXT | {"max_position_embeddings": 16, "projection_size": 16}
+    config = transformers.SiglipConfig(text_config=text, vision_config=VISION)
+    pictures = SiglipImageProcessorPil(size={"height": 8, "width": 8})
+    return transformers.SiglipModel(config), (
+        tokenizer(f"$A {EOS}", model_input_names=["input_ids"]),
+        pictures,
+    )
+
+
+def llama_classifier() -> tuple[Any, Any]:
+    """No token to pad with, as most decoders."""
+    config = transformers.LlamaConfig(**GROUPED | {"pad_token_id": None}, num_labels=2)
+    reader = tokenizer(f"{BOS} $A")
+    reader.pad_token = None
+    return transformers.LlamaForSequenceClassification(config), reader
+
+
 def vit() -> tuple[Any, Any]:
     config = transformers.ViTConfig(**VISION, num_labels=2, hidden_dropout_prob=0.1)
     return transformers.ViTForImageClassification(config), ViTImageProcessorPil(
@@ -130,11 +150,13 @@ def _bert_tokenizer() -> Any:
 
 
 MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
-    make.__name__: make for make in (t5, llama, qwen2, idefics3, bert, clip, bert_classifier, vit)
+    make.__name__: make
+    for make in (t5, llama, qwen2, idefics3, bert, clip, siglip, bert_classifier, llama_classifier, vit)
 }
 FAMILY = {"t5": "seq2seq", "llama": "causal", "qwen2": "causal", "idefics3": "causal"}
-FAMILY |= {"bert": "matching", "clip": "matching", "bert_classifier": "classifier", "vit": "classifier"}
-PICTURES = ("idefics3", "clip", "vit")
+FAMILY |= {"bert": "matching", "clip": "matching", "siglip": "matching"}
+FAMILY |= {"bert_classifier": "classifier", "llama_classifier": "classifier", "vit": "classifier"}
+PICTURES = ("idefics3", "clip", "siglip", "vit")
 
 
 def save(kind: str, folder: Path, *, seed: int = 0) -> Path:

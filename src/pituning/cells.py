@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -76,11 +75,30 @@ def read_text(cell: Any) -> str | None:
     return str(cell)
 
 
+def read_json(cell: Any, brackets: tuple[str, ...] = ("[",)) -> Any:
+    """What a text that begins with one of `brackets` holds as JSON (CSV); any other cell as it is.
+
+    Raises:
+        TaskError: it is a list as Python or NumPy writes it, and no JSON.
+
+    Example:
+        >>> read_json('["a dog", "a cat"]'), read_json("[sic] a text")
+        (['a dog', 'a cat'], '[sic] a text')
+    """
+    if not isinstance(cell, str) or not cell.startswith(brackets):
+        return cell
+    try:
+        return json.loads(cell)
+    except (json.JSONDecodeError, RecursionError) as fault:
+        if re.match(r"""[\[{]\s*['"{]""", cell):
+            fix = 'Write ["one", "two"]: json.dumps does, `to_csv` of pandas does not.'
+            raise TaskError("a list in a cell is written as JSON", repr(cell[:60]), fix) from fault
+        return cell
+
+
 def _references(cell: Any) -> tuple[str, ...]:
     """A list, a list written as JSON (CSV), or one text."""
-    if isinstance(cell, str) and cell.startswith("["):
-        with contextlib.suppress(json.JSONDecodeError):  # else a text that begins with a bracket
-            cell = json.loads(cell)
+    cell = read_json(cell)
     texts = [read_text(item) for item in (cell if isinstance(cell, list) else [cell])]
     return tuple(text for text in texts if text is not None)
 

@@ -97,7 +97,7 @@ class FitConfig:
         faults = [
             ConfigError(f"{name} must be at least {least}", str(getattr(self, name)), f"Raise {name}.")
             for name, least in LEAST.items()
-            if getattr(self, name) < least
+            if not getattr(self, name) >= least  # NaN is neither
         ]
         faults += [
             ConfigError(f"{name} must be above 0", str(value), f"Raise {name}.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+
+from filelock import FileLock, Timeout
 
 from pituning.agreement import Origin, disagreements
 from pituning.errors import PituningError, StaleEmbeddingError
@@ -50,8 +52,9 @@ def repair(shelf: Shelf) -> list[str]:
         done += ["finished or cleared what a killed writer left"] if left else []
         for path in store.strays():
             if path.name.startswith((WORK, f".{MANIFEST}")) and not path.is_symlink():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-                done.append(f"{path.name}: deleted, it belongs to a run that has ended")
+                with suppress(Timeout), FileLock(path / LOCK, timeout=0) if path.is_dir() else nullcontext():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    done.append(f"{path.name}: deleted, it belongs to a run that has ended")
             elif path.name != SCRATCH:
                 done.append(f"{path.name}: moved to {store.quarantine(path)}")
         for name in shelf:

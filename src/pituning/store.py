@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import final
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pituning.errors import PoolError
 from pituning.manifest import (
@@ -140,7 +140,7 @@ class Store:
                 found[path] = "left by a killed writer; the next one finishes or clears it"
             elif path.is_symlink() and (work or path.name in names):
                 found[path] = "is a link, which is never followed"
-            elif work in names and path.stat().st_mtime < entry_path(self.path, work).stat().st_mtime:
+            elif work in names and _is_older(path, entry_path(self.path, work)) and not _is_held(path):
                 found[path] = "left by a run that has ended"
             elif not work and path.name not in names and path.name not in OWN:
                 found[path] = "not in the manifest"
@@ -236,6 +236,21 @@ class Store:
             if os.path.lexists(path):
                 os.replace(path, target if path == paths[-1] else entry)
         return str(target.relative_to(self.path))
+
+
+def _is_older(path: Path, other: Path) -> bool:
+    return path.stat().st_mtime < other.stat().st_mtime
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a run has the lock of its folder: an expert may be embedded anew while it is trained again."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 @contextmanager

@@ -182,6 +182,28 @@ def train_expert(
     return Expert(card, model.peft_config["default"], saved_tensors(model))
 
 
+def check_training(backbone: Backbone, config: TrainConfig, task: Task, *, new: bool) -> None:
+    """Find what is wrong with a configuration before anything is stored or trained.
+
+    Args:
+        backbone: of the expert.
+        config: of its training.
+        task: that it is of.
+        new: whether there is no other expert, whose method would be taken.
+
+    Raises:
+        BackboneError: it cannot do the task, or smooth labels.
+        ExpertError: the method does not fit it.
+    """
+    backbone.check(task)
+    if config.method or new:
+        heads = backbone.head_modules(backbone.model)
+        adapter = peft_config(config.method or "lora", backbone.model, heads=heads)
+        _attached(backbone, adapter, task.candidates, config.init_seed)
+    if config.label_smoothing and type(backbone).loss is Backbone.loss:
+        backbone.loss(backbone.model, {}, config.label_smoothing)  # raises: this family has none
+
+
 def usual_rate(adapter: PeftConfig) -> float:
     """Of a new adapter of this method, where no other is asked for."""
     return LEARNING_RATES.get(method_of(adapter), OTHER_LEARNING_RATE)
@@ -220,13 +242,15 @@ def fit_module(
 def _attached(backbone: Backbone, adapter: PeftConfig, labels: Sequence[str], seed: int) -> PeftModel:
     """A new adapter, or an ExpertError where PEFT cannot put this configuration on the backbone."""
     try:
-        return attach(backbone, adapter, labels=labels, seed=seed)
+        model = attach(backbone, adapter, labels=labels, seed=seed)
+        replace(model.peft_config["default"])  # what PEFT filled in must be accepted when it is read again
+        return model
     except PituningError:  # says what to do already
         raise
-    except (ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:  # PEFT checks no types: what it raises is a fault of the configuration
         raise ExpertError(
             f"the method must fit the backbone {backbone.name!r}",
-            f"{method_of(adapter)}: {str(error).splitlines()[0]}",
+            f"{method_of(adapter)}: {type(error).__name__}: {error}".splitlines()[0],
             "Choose another --method, or mend the target_modules of its file.",
         ) from error
 

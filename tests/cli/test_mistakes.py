@@ -54,6 +54,13 @@ def with_label(task: Path) -> None:
     write_rows(task / "train.jsonl", [*read_rows(task / "train.jsonl"), {"text_a": "w1", "label": "rde"}])
 
 
+def method(folder: Path, kind: str, **values: object) -> Path:
+    """A file of a method."""
+    file = folder / "method.json"
+    file.write_text(json.dumps({"peft_type": kind, **values}))
+    return file
+
+
 def one_class(world: World, folder: Path) -> tuple[object, ...]:
     task = write_task(folder / "task")
     kept = [row for row in read_rows(task / "train.jsonl") if row["label"] == "red"]
@@ -269,6 +276,26 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     "missing method file": (
         lambda w, t: training(w, w.task(), t / "pool", "--method", t / "none.json"),
         ("none.json",),
+    ),
+    "method file of a wrong type": (
+        lambda w, t: training(w, w.task(), t / "pool", "--method", method(t, "LORA", rank_pattern=3)),
+        ("the method must fit the backbone", "Error: ", "Choose another --method"),
+    ),
+    "method file of a wrong pattern": (
+        lambda w, t: training(
+            w, w.task(), t / "pool", "--method", method(t, "BOTTLENECK_ADAPTER", target_modules="[")
+        ),
+        ("the method must fit the backbone", "unterminated character set", "Choose another --method"),
+    ),
+    "method file that PEFT fills in so that it cannot be read again": (
+        lambda w, t: training(
+            w, w.task(), t / "pool", "--method", method(t, "IA3", target_modules=["query"])
+        ),
+        ("the method must fit the backbone", "Error: ", "Choose another --method"),
+    ),
+    "weight decay that is no number": (
+        lambda w, t: training(w, w.task(), t / "pool", "--weight-decay", "nan"),
+        ("weight_decay must be at least 0", "given: nan", "Raise"),
     ),
     "unknown option": (
         lambda w, t: tuning(w, t / "out", "--shot", "4"),

@@ -7,15 +7,27 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    CLIPForImageClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    SiglipConfig,
+    SiglipForImageClassification,
+)
 
 from pituning.backbones import Backbone, base, load_backbone
 from pituning.backbones.causal import Causal
+from pituning.backbones.classifier import heads_of
+from pituning.backbones.matching import Matching
 from pituning.decoding import Decoding
 from pituning.errors import BackboneError
 from pituning.expert import attach
@@ -37,7 +49,7 @@ CELLS = [
     (kind, method)
     for kind in tiny.MAKERS
     for method in METHODS
-    if (kind, method) not in {("clip", "prompt"), ("vit", "prompt")}
+    if method != "prompt" or kind not in ("clip", "siglip", "llama_classifier", "vit")
 ]
 
 
@@ -46,7 +58,7 @@ def tasks_of(kind: str) -> list[Task]:
     tasks = [tiny.task_for(kind, classes=4)]
     if kind == "idefics3":
         tasks += [tiny.picture_task(question=True), tiny.text_task()]
-    if kind == "clip":
+    if kind in ("clip", "siglip"):
         tasks += [tiny.text_task()]
     return tasks
 
@@ -373,6 +385,124 @@ def test_truncated_weights_are_named(folder_of: Callable[[str], Path], tmp_path:
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(BackboneError, match=str(tmp_path)):
         load_backbone(tmp_path / "t5")
+
+
+def without(folder: Path, part: str) -> Path:
+    """The folder, its weights without those whose names begin so."""
+    weights = folder / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(weights).items() if not name.startswith(part)}
+    save_file(kept, weights, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [("bert", "encoder.layer.1"), ("llama", "model.layers.1"), ("t5", "decoder"), ("vit", "vit.encoder")],
+)
+def test_weights_that_are_not_all_there_are_named(kind: str, part: str, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=r"must hold all weights .* are missing, the first is "):
+        load_backbone(without(tiny.save(kind, tmp_path), part))
+
+
+@pytest.mark.parametrize(("kind", "part"), [("bert", "pooler"), ("bert_classifier", "classifier")])
+def test_what_is_not_used_or_belongs_to_the_task_need_not_be_there(
+    kind: str, part: str, tmp_path: Path
+) -> None:
+    folder = without(tiny.save(kind, tmp_path), part)
+    one, other = load_backbone(folder), load_backbone(folder)
+    assert one.fingerprint == other.fingerprint
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("change", [{"intermediate_size": 48}, {"intermediate_size": "x"}])
+def test_a_configuration_that_is_not_the_weights_is_named(change: dict[str, Any], tmp_path: Path) -> None:
+    config = tiny.save("bert", tmp_path) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(BackboneError):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("told", "pooling"),
+    [
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode": "mean"}, "mean"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        ({}, "mean"),
+    ],
+)
+def test_a_sentence_encoder_is_pooled_as_it_says(told: dict[str, Any], pooling: str, tmp_path: Path) -> None:
+    (tiny.save("bert", tmp_path) / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(told))
+    backbone = load_backbone(tmp_path)
+    assert isinstance(backbone, Matching)
+    assert backbone.pooling == pooling
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"pooling_mode": "lasttoken"},
+        {"pooling_mode": ["cls", "mean"]},
+        {"pooling_mode_max_tokens": True},
+        {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
+    ],
+)
+def test_another_pooling_is_refused(told: dict[str, Any], tmp_path: Path) -> None:
+    (tiny.save("bert", tmp_path) / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(told))
+    with pytest.raises(BackboneError, match="pooling is mean or cls"):
+        load_backbone(tmp_path)
+
+
+def test_a_template_beside_the_processor_alone_is_used(backbone_of: BackboneOf, tmp_path: Path) -> None:
+    template = tiny.save("idefics3", tmp_path) / "chat_template.jinja"
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template.read_text()}))
+    template.unlink()
+    backbone = load_backbone(tmp_path)
+    assert isinstance(backbone, Causal)
+    assert backbone.tokenizer.chat_template is None
+    for task in (tiny.picture_task(question=True), tiny.text_task()):
+        batches = [one.collate(task.train, task) for one in (backbone, backbone_of("idefics3"))]
+        assert torch.equal(*(batch["input_ids"] for batch in batches))
+
+
+def test_a_picture_prompt_begins_once(tmp_path: Path) -> None:
+    template = tiny.save("idefics3", tmp_path) / "chat_template.jinja"
+    template.write_text(f"{tiny.BOS} {template.read_text()}")
+    backbone, task = load_backbone(tmp_path), tiny.picture_task(question=True)
+    ids = backbone.collate(task.train[:1], task)["input_ids"][0].tolist()
+    assert ids[0] == tiny.VOCABULARY.index(tiny.BOS)
+    assert ids.count(ids[0]) == 1
+
+
+def test_a_model_without_a_cache_of_keys_scores_pair_by_pair() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+    model = MambaForCausalLM(MambaConfig(vocab_size=len(tiny.VOCABULARY), **sizes))
+    backbone, task = Causal(model, tiny.tokenizer(f"{tiny.BOS} $A"), name="mamba"), tiny.text_task()
+    with torch.no_grad():
+        found = backbone.log_likelihoods(backbone.model, task.train, task)
+        alone = [backbone.log_likelihoods(backbone.model, [example], task) for example in task.train]
+    torch.testing.assert_close(found, torch.cat(alone))
+
+
+@pytest.mark.parametrize("make", [CLIPForImageClassification, SiglipForImageClassification])
+def test_of_an_encoder_with_another_name_than_its_prefix_the_last_layer_is_the_head(make: Any) -> None:
+    model = make(make.config_class(text_config=tiny.TEXT, vision_config=tiny.VISION, num_labels=2))
+    assert heads_of(model) == ("classifier",)
+
+
+def test_a_classifier_of_pictures_is_told_by_its_architecture(tmp_path: Path) -> None:
+    config = SiglipConfig(text_config=tiny.TEXT, vision_config=tiny.VISION, num_labels=2)
+    SiglipForImageClassification(config).save_pretrained(tmp_path)
+    tiny.siglip()[1][1].save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path)
+    task = tiny.picture_task()
+    assert (backbone.family, backbone.head_modules(backbone.model)) == ("classifier", ("classifier",))
+    assert losses(backbone, adapted(backbone, "lora", task), task.train, task).shape == (len(task.train),)
 
 
 def test_unknown_family_and_precision_are_refused(folder_of: Callable[[str], Path]) -> None:

@@ -643,6 +643,20 @@ def test_votes_of_a_table_become_confidences(answers, tmp_path):
     assert (example.text_a, example.text_b) == ("is it red?", None)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "cells"),
+    [
+        ("vqav2", {"answers": str(VOTES), "question": "Is it red?"}),
+        ("vqav2", {"answers": "['yes' 'no']", "question": "Is it red?"}),
+        ("vqav2", {"answers": "{'yes': 1.0}", "question": "Is it red?"}),
+        ("coco-captions", {"captions": "['a dog', 'a cat']"}),
+    ],
+)
+def test_a_list_as_python_writes_it_is_refused(dataset, cells, tmp_path):
+    with pytest.raises(TaskError, match="a list in a cell is written as JSON"):
+        table_task(tmp_path, dataset, [cells | {"image": PNG}])
+
+
 def test_of_answers_equally_sure_the_one_with_most_votes_comes_first(tmp_path):
     rows = [{"answers": ["a"] * 4 + ["b"] * 6, "image": PNG, "question": "Is it red?"}]
     (example,) = table_task(tmp_path, "vqav2", rows).train

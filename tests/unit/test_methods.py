@@ -198,6 +198,7 @@ def test_a_file_that_peft_wrote_gives_its_configuration_back(config: Any, tmp_pa
         ({"peft_type": "LORAX"}, "LORA"),
         ({}, "peft_type"),
         ([], "peft_type"),
+        ({"peft_type": ["LORA"]}, "peft_type"),
     ],
 )
 def test_a_faulty_file_is_refused(values: object, message: str, tmp_path: Path) -> None:

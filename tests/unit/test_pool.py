@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from pools import FILES, TINY, embedding_of, snapshot, tiny
 from small import expert, lora, same_tensors
 from torch import nn
@@ -504,6 +505,18 @@ def test_expert_that_does_not_belong_is_found_and_left(
     before = snapshot(pool.path)
     assert pool.repair() == []
     assert snapshot(pool.path) == before
+
+
+def test_checkpoints_of_a_run_that_goes_on_are_no_fault(pool: Pool) -> None:
+    work = pool.path / ".work-a"
+    work.mkdir()
+    (work / "checkpoint.safetensors").write_bytes(b"")
+    with FileLock(work / ".lock"):
+        os.utime(work, (0, 0))  # as if its expert had been embedded anew meanwhile
+        assert (pool.verify(), pool.repair()) == ([], [])
+    assert (work / "checkpoint.safetensors").exists()
+    os.utime(work, (0, 0))
+    assert pool.repair() == [".work-a: deleted, it belongs to a run that has ended"]
 
 
 def test_adapter_from_elsewhere_is_no_fault(pool: Pool, tmp_path: Path) -> None:

@@ -231,6 +231,10 @@ ROWS = '{"text_a": "x", "label": "a"}\n{"text_a": "y", "label": "b"}\n'
             {"train_jsonl": '{"text_b": "a", "label": "a"}'},
             r"must have a column 'text_a'.*'label'\. Rename it",
         ),
+        (
+            {"test_csv": "text_a,references\nx,\"['a', 'b']\"\n"},
+            r"a list in a cell is written as JSON.*row 1: \"\['a', 'b'\]",
+        ),
         ({"train_jsonl": '{"text_a": "a"}'}, r"must have a column 'label'"),
         ({"train_jsonl": '{"text_a": ["a"], "label": "a"}'}, "row 1: a list"),
         ({"train_jsonl": '{"text_a": "a", "label": null}'}, "needs references or label"),

@@ -208,13 +208,15 @@ def text_or_pair(example: Example, task: Task) -> tuple[str, str | None]:
     return task.text(example), None
 
 
-def encode(tokenizer: Any, texts: Sequence[tuple[str, str | None]], max_length: int) -> Batch:
+def encode(
+    tokenizer: Any, texts: Sequence[tuple[str, str | None]], max_length: int, padding: bool | str = True
+) -> Batch:
     """What the tokenizer makes of texts or pairs of texts, padded: the ids, the mask and any token types."""
     pairs = [pair for _, pair in texts]
     encoded = tokenizer(
         [text for text, _ in texts],
         [pair or "" for pair in pairs] if any(pair is not None for pair in pairs) else None,
-        padding=True,
+        padding=padding,
         truncation=True,
         max_length=max_length,
         return_tensors="pt",

@@ -50,7 +50,7 @@ class Prompts:
 class Causal(Backbone):
     """p(answer | prompt) of a decoder; the answer ends with the end-of-sequence token.
 
-    Prompts go through the tokenizer's chat template where it has one.
+    Prompts go through the chat template of the processor or of its tokenizer, where there is one.
 
     Args:
         model: an `AutoModelForCausalLM` or `AutoModelForImageTextToText`.
@@ -66,6 +66,8 @@ class Causal(Backbone):
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.reads_images = self.tokenizer is not processor
+        templates = (one for one in (processor, self.tokenizer) if getattr(one, "chat_template", None))
+        self.template: Any = next(templates, None)
         self.tokenizer.truncation_side = "left"  # the question, and a chat's turn, are at the end
         self.max_length, self.positions = max_length, longest_input(model, self.tokenizer, sys.maxsize)
         pad_id = self.tokenizer.pad_token_id
@@ -120,7 +122,9 @@ class Causal(Backbone):
             **{name: rows[:, :-1] if name in TOKEN_INPUTS else rows for name, rows in others.items()},
         )
         many = len(task.candidates)
-        cache = prefill.past_key_values
+        cache = getattr(prefill, "past_key_values", None)
+        if cache is None:  # of state-space models
+            return self._pair_by_pair(model, examples, task)
         cache.batch_repeat_interleave(many)
         answers, answer_mask = pad(texts, 0)
         labels = answers.repeat(len(examples), 1).to(ids.device)
@@ -174,14 +178,16 @@ class Causal(Backbone):
     def _prompts(self, examples: Sequence[Example], task: Task, *, room: int) -> Prompts:
         """What is read before answers of at most `room` tokens."""
         texts = [self._prompt_text(task.text(example), task) for example in examples]
-        chat = self.tokenizer.chat_template is not None
         if not self.reads_images or task.modality == "text":
             longest = max(min(self.max_length, self.positions - room), 1)
-            encoded = self.tokenizer(texts, truncation=True, max_length=longest, add_special_tokens=not chat)
+            special = self.template is None
+            encoded = self.tokenizer(texts, truncation=True, max_length=longest, add_special_tokens=special)
             end = self.tokenizer.eos_token_id
             return Prompts(ids=[row[:-1] if row and row[-1] == end else row for row in encoded["input_ids"]])
         images = [[example.open_image()] for example in examples]
-        inputs = dict(self.processor(text=texts, images=images, padding=True, return_tensors="pt"))
+        begin = self.tokenizer.bos_token
+        once = {"add_special_tokens": False} if begin and texts[0].startswith(begin) else {}
+        inputs = dict(self.processor(text=texts, images=images, padding=True, return_tensors="pt", **once))
         ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask").bool()
         per_token = {name: inputs.pop(name) for name in TOKEN_INPUTS if name in inputs}
 
@@ -197,14 +203,13 @@ class Causal(Backbone):
     def _prompt_text(self, text: str, task: Task) -> str:
         """The prompt as the model was taught to read it."""
         with_image = self.reads_images and task.modality != "text"
-        if self.tokenizer.chat_template is None:
+        if self.template is None:
             marker = f"{self.processor.image_token}" if with_image else ""
             return f"{marker}{text}\n"
         parts = ([{"type": "image"}] if with_image else []) + [{"type": "text", "text": text}]
         # Templates of vision-language models may skip a plain string, those of language models a list.
         message = [{"role": "user", "content": parts if self.reads_images else text}]
-        template = self.processor if self.reads_images else self.tokenizer
-        rendered: str = template.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        rendered: str = self.template.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
         return rendered
 
     def _answer(self, text: str) -> list[int]:

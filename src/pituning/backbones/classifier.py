@@ -37,9 +37,11 @@ class Classifier(Backbone):
 
     def __init__(self, model: nn.Module, processor: Any, *, name: str, max_length: int = 256) -> None:
         super().__init__(model, name=name)
-        self.processor = processor
-        self.max_length = longest_input(model, processor, max_length)
         self.modality = "image" if getattr(model, "main_input_name", "") == "pixel_values" else "text"
+        self.processor = processor
+        if self.modality == "text":
+            _require_padding(model, processor, name)
+        self.max_length = longest_input(model, processor, max_length)
 
     def check(self, task: Task) -> None:
         """Candidates are needed, in the modality of the encoder."""
@@ -54,13 +56,8 @@ class Classifier(Backbone):
             )
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
-        """The children beside the encoder that have parameters."""
-        encoder = getattr(model, "base_model_prefix", "")
-        return tuple(
-            name
-            for name, child in model.named_children()
-            if name != encoder and next(child.parameters(), None) is not None
-        )
+        """See `heads_of`."""
+        return heads_of(model)
 
     def fresh_module(self, labels: Sequence[str]) -> nn.Module:
         """A shared copy whose head is new, with one output a label (drawn from torch's generator)."""
@@ -103,6 +100,37 @@ class Classifier(Backbone):
         inputs = {name: tensor for name, tensor in batch.items() if name != "gold"}
         logits: Tensor = model(**inputs).logits
         return logits.float()
+
+
+def heads_of(model: Any) -> tuple[str, ...]:
+    """The children beside the encoder that have parameters.
+
+    Where no child is the encoder as a whole (CLIP and SigLIP as classifiers, HGNetV2), the last with a Linear
+    of one output a label.
+    """
+    children = {name: child for name, child in model.named_children() if [*child.parameters()]}
+    if getattr(model, "base_model_prefix", "") in children:
+        return tuple(name for name in children if name != model.base_model_prefix)
+    return tuple(name for name, child in children.items() if _outputs(child, model.config.num_labels))[-1:]
+
+
+def _outputs(module: nn.Module, labels: int) -> bool:
+    return any(isinstance(one, nn.Linear) and one.out_features == labels for one in module.modules())
+
+
+def _require_padding(model: Any, tokenizer: Any, name: str) -> None:
+    """Let a decoder's end-of-sequence token pad where it has no other.
+
+    Raises:
+        BackboneError: it has none of both.
+    """
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            must = f"{name} must have a token to pad texts with, or one that ends them"
+            raise BackboneError(must, "its tokenizer has none", "Set `pad_token`, and save the tokenizer.")
+        tokenizer.pad_token = tokenizer.eos_token
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _resized(head: nn.Module, old: int, new: int) -> nn.Module:

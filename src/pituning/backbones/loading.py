@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from pituning.backbones.base import Backbone
 from pituning.backbones.causal import Causal
-from pituning.backbones.classifier import Classifier
+from pituning.backbones.classifier import Classifier, heads_of
 from pituning.backbones.matching import Matching, Pooling
 from pituning.backbones.ofa import Ofa
 from pituning.backbones.seq2seq import Seq2Seq
-from pituning.errors import BackboneError
-from pituning.spelling import did_you_mean
+from pituning.errors import BackboneError, PituningError
+from pituning.seed import isolated_seed
+from pituning.spelling import did_you_mean, listed
 from pituning.weights import OFA_MINI
 
 FAMILIES = ("seq2seq", "causal", "matching", "classifier")
@@ -65,10 +65,10 @@ def load_backbone(
         raise BackboneError(must, f"{str(path)!r}, a folder that does not exist", "Check the path.")
     try:
         config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of many kinds, for a file that is missing, damaged or of wrong values
         raise BackboneError(
             must,
-            f"{str(name_or_path)!r} ({str(error).splitlines()[0]})",
+            f"{str(name_or_path)!r} ({_first_line(error)})",
             "Check the path or name; without a network the Hub's models must be on disk.",
         ) from error
     _apply(settings, config, str(name_or_path))
@@ -78,11 +78,14 @@ def load_backbone(
     if dtype not in DTYPES:
         raise BackboneError(f"dtype is one of {', '.join(DTYPES)}", repr(dtype), "Name one of them.")
     try:
-        backbone = _LOADERS[family](path, config, str(name_or_path), getattr(torch, dtype))
-    except (OSError, ValueError, SafetensorError) as error:
+        with isolated_seed(0):  # a head that has no weights yet is the same each time
+            backbone = _LOADERS[family](path, config, str(name_or_path), getattr(torch, dtype))
+    except PituningError:
+        raise
+    except Exception as error:  # as above
         raise BackboneError(
             f"{name_or_path} must hold the weights and the processor of a {family} model",
-            str(error).splitlines()[0],
+            _first_line(error),
             "Save both into the folder with `save_pretrained`.",
         ) from error
     if carried:  # not where this installation lies
@@ -92,6 +95,10 @@ def load_backbone(
     return backbone
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _apply(settings: Mapping[str, float], config: Any, name: str) -> None:
     """Change the configuration that the model is then made with."""
     rates = [key for key in config.to_dict() if "drop" in key]
@@ -99,7 +106,9 @@ def _apply(settings: Mapping[str, float], config: Any, name: str) -> None:
     for key, value in settings.items():
         if key not in rates:
             must = f"settings of {name} are its rates of dropout: {', '.join(rates)}"
-            faults.append(BackboneError(must, repr(key), f"{did_you_mean(key, rates)}Rename or remove it."))
+            faults.append(
+                BackboneError(must, repr(key), f"{did_you_mean(str(key), rates)}Rename or remove it.")
+            )
         elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
             faults.append(BackboneError(f"{key} must be a number in [0, 1)", repr(value), "Try 0.1."))
         else:
@@ -163,7 +172,7 @@ CARRIED: Mapping[str, Callable[[], Path]] = {"ofa-mini": lambda: OFA_MINI, "mini
 def _seq2seq(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone:
     from transformers import AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer
 
-    model: nn.Module = AutoModelForSeq2SeqLM.from_pretrained(path, config=config, dtype=dtype)
+    model = _whole(AutoModelForSeq2SeqLM, path, config, dtype)
     if config.model_type == "ofa":
         return Ofa(model, AutoProcessor.from_pretrained(path), name=name)
     return Seq2Seq(model, AutoTokenizer.from_pretrained(path), name=name)
@@ -175,7 +184,7 @@ def _causal(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone:
     reads_images = hasattr(config, "vision_config")
     auto = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
     processor = (AutoProcessor if reads_images else AutoTokenizer).from_pretrained(path)
-    return Causal(auto.from_pretrained(path, config=config, dtype=dtype), processor, name=name)
+    return Causal(_whole(auto, path, config, dtype), processor, name=name)
 
 
 def _matching(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone:
@@ -183,7 +192,7 @@ def _matching(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone
 
     images = AutoImageProcessor.from_pretrained(path) if hasattr(config, "vision_config") else None
     return Matching(
-        AutoModel.from_pretrained(path, config=config, dtype=dtype),
+        _whole(AutoModel, path, config, dtype, but=lambda _: ("pooler",)),  # no pooling of ours reads it
         AutoTokenizer.from_pretrained(path),
         name=name,
         image_processor=images,
@@ -199,19 +208,55 @@ def _classifier(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbo
         AutoTokenizer,
     )
 
-    if hasattr(config, "image_size") or hasattr(config, "num_channels"):
-        model: nn.Module = AutoModelForImageClassification.from_pretrained(path, config=config, dtype=dtype)
+    reads_images = any("ForImageClassification" in one for one in config.architectures or ())
+    if reads_images or hasattr(config, "image_size") or hasattr(config, "num_channels"):
+        model = _whole(AutoModelForImageClassification, path, config, dtype, but=heads_of)
         return Classifier(model, AutoImageProcessor.from_pretrained(path), name=name)
-    model = AutoModelForSequenceClassification.from_pretrained(path, config=config, dtype=dtype)
+    model = _whole(AutoModelForSequenceClassification, path, config, dtype, but=heads_of)
     return Classifier(model, AutoTokenizer.from_pretrained(path), name=name)
 
 
+def _whole(
+    auto: Any,
+    path: Any,
+    config: Any,
+    dtype: torch.dtype,
+    *,
+    but: Callable[[nn.Module], Collection[str]] = lambda _: (),
+) -> nn.Module:
+    """A model with all its weights, but those of some children, from its files.
+
+    Raises:
+        BackboneError: weights are missing, which transformers would draw at random.
+    """
+    model, found = auto.from_pretrained(path, config=config, dtype=dtype, output_loading_info=True)
+    missing = sorted(key for key in found["missing_keys"] if key.split(".")[0] not in but(model))
+    if missing:
+        given = f"{len(missing)} are missing, the first is {missing[0]}"
+        fix = "Save the whole model into the folder with `save_pretrained`."
+        raise BackboneError(f"{path} must hold all weights of {type(model).__name__}", given, fix)
+    return model  # type: ignore[no-any-return]
+
+
 def _pooling(folder: Path) -> Pooling:
-    """What a sentence-transformers folder says of its pooling; the mean where it says nothing."""
+    """What a sentence-transformers folder says of its pooling; the mean where it says nothing.
+
+    Raises:
+        BackboneError: it is another pooling than ours.
+    """
     card = folder / "1_Pooling" / "config.json"
-    if card.is_file() and json.loads(card.read_text()).get("pooling_mode_cls_token"):
-        return "cls"
-    return "mean"
+    told = json.loads(card.read_text()) if card.is_file() else {}
+    older = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    flags = [older.get(flag, flag) for flag in told if flag.startswith("pooling_mode_") and told[flag]]
+    modes = told.get("pooling_mode", flags or "mean")
+    modes = [modes] if isinstance(modes, str) else modes
+    if modes not in (["mean"], ["cls"]):
+        raise BackboneError(
+            "a sentence encoder's pooling is mean or cls",
+            f"{card} has {listed(modes)}",
+            "Choose another encoder.",
+        )
+    return modes[0]  # type: ignore[no-any-return]
 
 
 _LOADERS = {"seq2seq": _seq2seq, "causal": _causal, "matching": _matching, "classifier": _classifier}

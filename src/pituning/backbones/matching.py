@@ -55,6 +55,7 @@ class Matching(Backbone):
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.pooling, self.scale = pooling, scale
         self.max_length = longest_input(model, tokenizer, max_length)
+        self.reads_padding = str(getattr(model.config, "model_type", "")).startswith("siglip")
 
     def check(self, task: Task) -> None:
         """Candidates are needed; one modality at a time."""
@@ -91,7 +92,13 @@ class Matching(Backbone):
         return self.on_device(batch)
 
     def _tokens(self, texts: Sequence[tuple[str, str | None]]) -> Batch:
-        """Ids and mask; sentence encoders are trained without token types."""
+        """Ids and mask; sentence encoders are trained without token types.
+
+        SigLIP's embedding is the state at the last of all positions, and its padding is read like words.
+        """
+        if self.reads_padding:
+            ids = encode(self.tokenizer, texts, self.max_length, "max_length")["input_ids"]
+            return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         encoded = encode(self.tokenizer, texts, self.max_length)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pituning.backbones import Backbone, load_backbone
+from pituning.backbones import load_backbone
 from pituning.building import BuildError, Engine, build_pool, in_process
 from pituning.cli.recipes import recipe_of
 from pituning.cli.tasks import look_over, members, require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted
 from pituning.errors import ConfigError, PituningError, PoolError, TaskError
 from pituning.manifest import MANIFEST
-from pituning.methods import METHOD_NAMES, peft_config
+from pituning.methods import METHOD_NAMES
 from pituning.pool import Pool
 from pituning.task import Task
-from pituning.train import TrainConfig
+from pituning.train import TrainConfig, check_training
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     backbone = load_backbone(options.backbone, settings=recipe.model)
     for task in tasks:
         backbone.check(task)
-    _check_training(backbone, config, new=not (Path(options.pool) / MANIFEST).is_file())
+    check_training(backbone, config, tasks[0], new=not (Path(options.pool) / MANIFEST).is_file())
     pool = Pool.create(options.pool, init_seed=config.init_seed)  # last: a mistake leaves no empty pool
     start = time.perf_counter()
     try:
@@ -105,11 +105,3 @@ def _engine(options: argparse.Namespace) -> Engine:
             "--address and --cpus are those of Ray", given, "Add --engine ray, or leave it out."
         )
     return in_process
-
-
-def _check_training(backbone: Backbone, config: TrainConfig, *, new: bool) -> None:
-    """Find what is wrong with the settings before the pool is made."""
-    if config.method or new:
-        peft_config(config.method or "lora", backbone.model, heads=backbone.head_modules(backbone.model))
-    if config.label_smoothing and type(backbone).loss is Backbone.loss:
-        backbone.loss(backbone.model, {}, config.label_smoothing)  # raises: this family has none

@@ -15,11 +15,10 @@ from pituning.cli.terminal import progress_wanted
 from pituning.distributed import from_first
 from pituning.errors import PoolError
 from pituning.manifest import MANIFEST
-from pituning.methods import peft_config
 from pituning.neighborhood import neighborhood_of
 from pituning.pool import Pool
 from pituning.predict import FisherConfig
-from pituning.train import TrainConfig
+from pituning.train import TrainConfig, check_training
 
 EXAMPLE = "pituning train data/sst2 --backbone minilm --pool pool --method lora --epochs 3"
 
@@ -53,9 +52,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         task = whole.sample(options.shots, config.seed)
     look_over(whole)  # whose rows are those of the files
     backbone = load_backbone(options.backbone, settings=recipe.model)
-    backbone.check(task)
-    if config.method:
-        peft_config(config.method, backbone.model, heads=backbone.head_modules(backbone.model))
+    check_training(backbone, config, task, new=not (Path(options.pool) / MANIFEST).is_file())
     # last: a mistake leaves no empty pool
     pool = Pool(from_first(lambda: Pool.create(options.pool, init_seed=config.init_seed).path))
     expert = add_expert(

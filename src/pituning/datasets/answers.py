@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pituning.cells import read_json
 from pituning.errors import TaskError
 
 SEPARATOR = "|!+"
@@ -75,11 +76,9 @@ def _of_text(cell: str) -> dict[str, float]:
     """A table in text holds lists as JSON."""
     if SEPARATOR in cell:
         return official_answers(cell)
-    if cell.startswith(("[", "{")):
-        try:
-            return voted_answers(json.loads(cell))
-        except json.JSONDecodeError:
-            pass  # an answer that begins with a bracket
+    read = read_json(cell, ("[", "{"))
+    if not isinstance(read, str):
+        return voted_answers(read)
     if not cell.strip():
         raise _no_answers(cell)
     return {cell: 1.0}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from pituning.cells import read_box, read_image, read_image_file, read_text
+from pituning.cells import read_box, read_image, read_image_file, read_json, read_text
 from pituning.datasets.answers import official_answers, voted_answers
 from pituning.datasets.definition import Dataset
 from pituning.datasets.pictures import Picture, Pictures
@@ -179,9 +178,7 @@ class TableCells(Cells):
         return self.pictures.decoded(read_image_file(self.folder, file))
 
     def _texts(self, cell: Any) -> list[str]:
-        if isinstance(cell, str) and cell.startswith("["):
-            with suppress(json.JSONDecodeError):  # else a text that begins with a bracket
-                cell = json.loads(cell)
+        cell = read_json(cell)
         if isinstance(cell, dict):
             cell = next((cell[key] for key in ("raw", "sent", "caption", "text") if key in cell), cell)
         if isinstance(cell, list):
