@@ -27,6 +27,10 @@ from pituning.bench import METHODS, summary
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+PAIRS = {
+    "mini20": "mini20, on ofa-mini",
+    "language": "Real language tasks, on MiniLM: nine of the twelve, with experts of at most 2,000 examples",
+}
 CONTEST = [
     "## All methods, mini20 on ofa-mini, 16 shots",
     "",
@@ -72,7 +76,7 @@ def main() -> None:
         *beside_the_paper(runs["mini20"], runs["t5"]),
         *by_shots({16: runs["mini20"], **shots}),
         *contest(methods),
-        *choosing.predicting({"mini20": "mini20", "language": "Real language tasks"}, RESULTS),
+        *choosing.predicting(PAIRS, RESULTS),
         *choosing.whether({**related_or_not, **few}),
         *retrieval(of("retrieval"), of("retrieval_index"), of("graph")),
         *speed_table(speed),

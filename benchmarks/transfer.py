@@ -10,7 +10,8 @@ The suites are those of suites.py, with 16 shots; one JSON a target, results/tra
 other seeds than 0 in results/transfer/SUITE/seed1. The gain of a neighbour is the test score of the mixture
 of the target's own expert and it, tuned from almost the neighbour (weight 0.9), less that of the own expert;
 the tuned mixture counts, kept or not. Both stages go on where they were stopped; `--only` takes some of the
-targets, so that two processes can share the work.
+targets, so that two processes can share the work. The pool is that of suites.py; the one of the results for
+`language` was made with `--pool-recipe benchmarks/language-transfer.yaml`, of the nine tasks that have one.
 """
 
 from __future__ import annotations
