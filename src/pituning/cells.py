@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import binascii
 import json
@@ -90,10 +91,18 @@ def read_json(cell: Any, brackets: tuple[str, ...] = ("[",)) -> Any:
     try:
         return json.loads(cell)
     except (json.JSONDecodeError, RecursionError) as fault:
-        if re.match(r"""[\[{]\s*['"{]""", cell):
+        if _is_python(cell):
             fix = 'Write ["one", "two"]: json.dumps does, `to_csv` of pandas does not.'
             raise TaskError("a list in a cell is written as JSON", repr(cell[:60]), fix) from fault
         return cell
+
+
+def _is_python(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 def _references(cell: Any) -> tuple[str, ...]:

@@ -251,6 +251,8 @@ def _is_held(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # not ours to write
+        return False
 
 
 @contextmanager

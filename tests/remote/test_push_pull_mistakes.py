@@ -255,6 +255,7 @@ def test_damaged_entry_at_the_place_is_replaced_only_when_asked(hub: Hub, pool: 
         (["pull", "--from", "memory://x", "--revision", "main"], "revisions are of Hub repositories"),
         (["push", "--to", "me/pool", "--revision", "x"], "`pool push` takes its own options"),
         (["push", "--to", "s3://"], "a URL must name a bucket or a folder"),
+        (["push", "--to", "s3:///pool"], "a URL must name a bucket or a folder"),
         (["push", "--to", "file:///"], "a URL must name a bucket or a folder"),
         (["pull", "--from", "memory://"], "a URL must name a bucket or a folder"),
         (["pull", "--from", "nothing://x"], "must be a URL that fsspec reaches"),

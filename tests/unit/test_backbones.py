@@ -18,15 +18,19 @@ from transformers import (
     CLIPForImageClassification,
     GPT2Config,
     GPT2LMHeadModel,
-    MambaConfig,
+    Lfm2ForCausalLM,
+    LlamaConfig,
+    LlamaForSequenceClassification,
     MambaForCausalLM,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
     SiglipConfig,
     SiglipForImageClassification,
 )
 
 from pituning.backbones import Backbone, base, load_backbone
 from pituning.backbones.causal import Causal
-from pituning.backbones.classifier import heads_of
+from pituning.backbones.classifier import Classifier, heads_of
 from pituning.backbones.matching import Matching
 from pituning.decoding import Decoding
 from pituning.errors import BackboneError
@@ -420,8 +424,22 @@ def test_what_is_not_used_or_belongs_to_the_task_need_not_be_there(
 def test_a_configuration_that_is_not_the_weights_is_named(change: dict[str, Any], tmp_path: Path) -> None:
     config = tiny.save("bert", tmp_path) / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
-    with pytest.raises(BackboneError):
+    with pytest.raises(BackboneError, match=f"{tmp_path}"):
         load_backbone(tmp_path)
+
+
+def test_weights_that_are_the_same_each_time_may_be_missing(tmp_path: Path) -> None:
+    """As PEGASUS's checkpoints are, without the sinusoids of their positions."""
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 32}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = PegasusConfig(vocab_size=len(tiny.VOCABULARY), **sizes)
+    PegasusForConditionalGeneration(config).save_pretrained(tmp_path)
+    tiny.tokenizer(f"$A {tiny.EOS}").save_pretrained(tmp_path)
+    for part in ("model.encoder.embed_positions", "model.decoder.embed_positions"):
+        without(tmp_path, part)
+    load_backbone(tmp_path)
+    with pytest.raises(BackboneError, match="must hold all weights"):
+        load_backbone(without(tmp_path, "model.encoder.layers.0.self_attn"))
 
 
 @pytest.mark.parametrize(
@@ -470,6 +488,18 @@ def test_a_template_beside_the_processor_alone_is_used(backbone_of: BackboneOf, 
         assert torch.equal(*(batch["input_ids"] for batch in batches))
 
 
+def test_a_template_that_takes_a_text_gets_one(backbone_of: BackboneOf, tmp_path: Path) -> None:
+    """As a language model's tokenizer brings it into a vision-language model."""
+    tiny.save("idefics3", tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chat_template": tiny.CHAT}))
+    backbone = load_backbone(tmp_path)
+    for task in (tiny.picture_task(question=True), tiny.text_task()):
+        batches = [one.collate(task.train, task) for one in (backbone, backbone_of("idefics3"))]
+        assert torch.equal(*(batch["input_ids"] for batch in batches))
+
+
 def test_a_picture_prompt_begins_once(tmp_path: Path) -> None:
     template = tiny.save("idefics3", tmp_path) / "chat_template.jinja"
     template.write_text(f"{tiny.BOS} {template.read_text()}")
@@ -479,10 +509,37 @@ def test_a_picture_prompt_begins_once(tmp_path: Path) -> None:
     assert ids.count(ids[0]) == 1
 
 
-def test_a_model_without_a_cache_of_keys_scores_pair_by_pair() -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
-    model = MambaForCausalLM(MambaConfig(vocab_size=len(tiny.VOCABULARY), **sizes))
+@pytest.mark.parametrize(
+    ("make", "sizes"),
+    [
+        (MambaForCausalLM, {"state_size": 4}),
+        (
+            Lfm2ForCausalLM,
+            {"layer_types": ["conv", "full_attention"], "num_attention_heads": 4, "num_key_value_heads": 2},
+        ),
+    ],
+)
+def test_a_model_without_a_cache_of_keys_scores_pair_by_pair(make: Any, sizes: dict[str, Any]) -> None:
+    sizes = sizes | {"vocab_size": len(tiny.VOCABULARY), "hidden_size": 16, "num_hidden_layers": 2}
+    model = make(make.config_class(**sizes))
     backbone, task = Causal(model, tiny.tokenizer(f"{tiny.BOS} $A"), name="mamba"), tiny.text_task()
+    with torch.no_grad():
+        found = backbone.log_likelihoods(backbone.model, task.train, task)
+        alone = [backbone.log_likelihoods(backbone.model, [example], task) for example in task.train]
+    torch.testing.assert_close(found, torch.cat(alone))
+
+
+@pytest.mark.parametrize(("model_pads", "tokenizer_pads"), [(0, None), (0, tiny.EOS), (None, tiny.PAD)])
+def test_a_decoder_that_classifies_knows_the_tokenizers_padding(
+    model_pads: int | None, tokenizer_pads: str | None
+) -> None:
+    config = LlamaConfig(**tiny.GROUPED | {"pad_token_id": model_pads}, num_labels=3)
+    reader = tiny.tokenizer(f"{tiny.BOS} $A")
+    reader.pad_token = tokenizer_pads
+    backbone, task = (
+        Classifier(LlamaForSequenceClassification(config), reader, name="llama"),
+        tiny.text_task(),
+    )
     with torch.no_grad():
         found = backbone.log_likelihoods(backbone.model, task.train, task)
         alone = [backbone.log_likelihoods(backbone.model, [example], task) for example in task.train]

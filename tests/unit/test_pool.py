@@ -519,6 +519,18 @@ def test_checkpoints_of_a_run_that_goes_on_are_no_fault(pool: Pool) -> None:
     assert pool.repair() == [".work-a: deleted, it belongs to a run that has ended"]
 
 
+def test_a_pool_that_cannot_be_written_is_verified(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    work = pool.path / ".work-a"
+    work.mkdir()
+    (work / ".lock").touch()
+    os.utime(work, (0, 0))
+    monkeypatch.setattr("pituning.store.FileLock", refused)
+    assert pool.verify() == [".work-a: left by a run that has ended"]
+
+
 def test_adapter_from_elsewhere_is_no_fault(pool: Pool, tmp_path: Path) -> None:
     folder = expert("x", lora(target_modules=["0"], r=3), TINY).save(tmp_path / "x")
     (folder / "expert.json").unlink()

@@ -91,6 +91,12 @@ def test_the_same_content_has_the_same_fingerprint_in_every_format(tmp_path, row
     assert len(loaded[0].train) == len(rows)
 
 
+@pytest.mark.parametrize("text", ["[sic] a text", '["Stop"] he said', "['Tis the season]", "[", '["'])
+def test_a_text_may_begin_with_a_bracket(text, tmp_path):
+    write_delimited(tmp_path / "train.csv", [{"text_a": "x", "references": text}])
+    assert load_task(raw_task(tmp_path)).train[0].references == (text,)
+
+
 @pytest.mark.parametrize("name", ["image_path", "file_name"])
 @pytest.mark.parametrize(
     "layout", ["train.csv", "train/metadata.jsonl", "metadata.csv", "labels/metadata.csv"]

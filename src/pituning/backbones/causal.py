@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import cache_utils
 
 from pituning.backbones.base import (
     Backbone,
@@ -23,6 +24,9 @@ from pituning.backbones.base import (
     search,
 )
 from pituning.task import Example, Task
+
+# What state-space layers remember of a text cannot be repeated for each of its candidates.
+STATES = getattr(cache_utils, "LinearAttentionCacheLayerMixin", ())
 
 # Model inputs laid out token by token, beside the ids; they are 0 on answers and padding.
 TOKEN_INPUTS = ("token_type_ids", "mm_token_type_ids")
@@ -123,7 +127,7 @@ class Causal(Backbone):
         )
         many = len(task.candidates)
         cache = getattr(prefill, "past_key_values", None)
-        if cache is None:  # of state-space models
+        if cache is None or any(isinstance(layer, STATES) for layer in getattr(cache, "layers", ())):
             return self._pair_by_pair(model, examples, task)
         cache.batch_repeat_interleave(many)
         answers, answer_mask = pad(texts, 0)
@@ -203,12 +207,16 @@ class Causal(Backbone):
     def _prompt_text(self, text: str, task: Task) -> str:
         """The prompt as the model was taught to read it."""
         with_image = self.reads_images and task.modality != "text"
+        marker = f"{self.processor.image_token}" if with_image else ""
         if self.template is None:
-            marker = f"{self.processor.image_token}" if with_image else ""
             return f"{marker}{text}\n"
         parts = ([{"type": "image"}] if with_image else []) + [{"type": "text", "text": text}]
-        # Templates of vision-language models may skip a plain string, those of language models a list.
-        message = [{"role": "user", "content": parts if self.reads_images else text}]
+        # Templates of vision-language models may skip a plain string, those of language models write a list.
+        rendered = self._rendered(parts if self.reads_images else text)
+        return self._rendered(f"{marker}{text}") if str(parts) in rendered else rendered
+
+    def _rendered(self, content: Any) -> str:
+        message = [{"role": "user", "content": content}]
         rendered: str = self.template.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
         return rendered
 

@@ -119,7 +119,7 @@ def _outputs(module: nn.Module, labels: int) -> bool:
 
 
 def _require_padding(model: Any, tokenizer: Any, name: str) -> None:
-    """Let a decoder's end-of-sequence token pad where it has no other.
+    """Let a decoder's end-of-sequence token pad where it has no other, and the model know what pads.
 
     Raises:
         BackboneError: it has none of both.
@@ -129,8 +129,7 @@ def _require_padding(model: Any, tokenizer: Any, name: str) -> None:
             must = f"{name} must have a token to pad texts with, or one that ends them"
             raise BackboneError(must, "its tokenizer has none", "Set `pad_token`, and save the tokenizer.")
         tokenizer.pad_token = tokenizer.eos_token
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
 def _resized(head: nn.Module, old: int, new: int) -> nn.Module:

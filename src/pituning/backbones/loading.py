@@ -196,7 +196,7 @@ def _matching(path: Any, config: Any, name: str, dtype: torch.dtype) -> Backbone
         AutoTokenizer.from_pretrained(path),
         name=name,
         image_processor=images,
-        pooling=_pooling(Path(path)),
+        pooling=_pooling(path),
     )
 
 
@@ -226,26 +226,34 @@ def _whole(
 ) -> nn.Module:
     """A model with all its weights, but those of some children, from its files.
 
+    What is missing and the same each time (PEGASUS's sinusoids) is no fault.
+
     Raises:
         BackboneError: weights are missing, which transformers would draw at random.
     """
     model, found = auto.from_pretrained(path, config=config, dtype=dtype, output_loading_info=True)
     missing = sorted(key for key in found["missing_keys"] if key.split(".")[0] not in but(model))
     if missing:
+        with isolated_seed(1):
+            again = auto.from_pretrained(path, config=config, dtype=dtype).state_dict()
+        missing = [key for key in missing if not torch.equal(model.state_dict()[key], again[key])]
+    if missing:
         given = f"{len(missing)} are missing, the first is {missing[0]}"
-        fix = "Save the whole model into the folder with `save_pretrained`."
+        fix = "Save the whole model with `save_pretrained`; if it never had them, choose another family."
         raise BackboneError(f"{path} must hold all weights of {type(model).__name__}", given, fix)
     return model  # type: ignore[no-any-return]
 
 
-def _pooling(folder: Path) -> Pooling:
-    """What a sentence-transformers folder says of its pooling; the mean where it says nothing.
+def _pooling(path: Any) -> Pooling:
+    """What a model of sentence-transformers says of its pooling; the mean where it says nothing.
 
     Raises:
         BackboneError: it is another pooling than ours.
     """
-    card = folder / "1_Pooling" / "config.json"
-    told = json.loads(card.read_text()) if card.is_file() else {}
+    from transformers.utils import cached_file
+
+    card = cached_file(path, "1_Pooling/config.json", _raise_exceptions_for_missing_entries=False)
+    told = json.loads(Path(card).read_text()) if card else {}
     older = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     flags = [older.get(flag, flag) for flag in told if flag.startswith("pooling_mode_") and told[flag]]
     modes = told.get("pooling_mode", flags or "mean")

@@ -39,12 +39,13 @@ def takes_soft_prompt(model: nn.Module) -> bool:
     """Whether PEFT can replace `input_ids` by `inputs_embeds` with a learned prompt in front.
 
     A vision-language model must then find its image positions in the embeddings alone; Idefics3 and SmolVLM
-    do, Qwen-VL computes its rotary positions from `input_ids`. A decoder that classifies (its head is called
-    `score`) finds the last token of a padded text there.
+    do, Qwen-VL computes its rotary positions from `input_ids`. A decoder that classifies finds the last
+    token of a padded text there; its head is called `score`, but in two.
     """
-    if kind_of(model) is Kind.TEXT_CLASSIFIER and hasattr(model, "score"):
-        return False
     if kind_of(model) is Kind.OTHER or "inputs_embeds" not in inspect.signature(model.forward).parameters:
         return False
     config: Any = model.config
+    decoder = hasattr(model, "score") or config.model_type in ("modernbert-decoder", "ctrl")
+    if kind_of(model) is Kind.TEXT_CLASSIFIER and decoder:
+        return False
     return not hasattr(config, "vision_config") or config.model_type in ("idefics3", "smolvlm")

@@ -92,7 +92,8 @@ def place_of(where: str, revision: str | None = None, *, writing: bool = False) 
         raise RemoteError(
             "revisions are of Hub repositories", f"{revision} of {where}", "Leave --revision out."
         )
-    if not rest.strip("/"):
+    local = scheme.rpartition("::")[2] in ("file", "local", "memory")
+    if not rest.strip("/") or (rest.startswith("/") and not local):
         fix = "Name one: s3://bucket/pool. A variable that is not set may have been meant."
         raise RemoteError("a URL must name a bucket or a folder", repr(where), fix)
     from pituning.remote.url import UrlFolder  # lazy: only URLs need fsspec
