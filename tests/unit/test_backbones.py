@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -474,6 +477,21 @@ def test_another_pooling_is_refused(told: dict[str, Any], tmp_path: Path) -> Non
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(told))
     with pytest.raises(BackboneError, match="pooling is mean or cls"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(("told", "pooling"), [({"pooling_mode": "cls"}, "cls"), (None, "mean")])
+def test_the_pooling_of_a_hub_id_is_read(told: dict[str, Any] | None, pooling: str, tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--me--encoder"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    folder = tiny.save("bert", repository / "snapshots" / ("a" * 40))
+    if told:
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(told))
+    code = "from pituning import load_backbone; print(load_backbone('me/encoder').pooling)"
+    offline = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, check=True)
+    assert done.stdout.split() == [pooling.encode()]
 
 
 def test_a_template_beside_the_processor_alone_is_used(backbone_of: BackboneOf, tmp_path: Path) -> None:

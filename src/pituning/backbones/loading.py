@@ -236,7 +236,8 @@ def _whole(
     if missing:
         with isolated_seed(1):
             again = auto.from_pretrained(path, config=config, dtype=dtype).state_dict()
-        missing = [key for key in missing if not torch.equal(model.state_dict()[key], again[key])]
+        state = model.state_dict()
+        missing = [key for key in missing if key in state and not torch.equal(state[key], again[key])]
     if missing:
         given = f"{len(missing)} are missing, the first is {missing[0]}"
         fix = "Save the whole model with `save_pretrained`; if it never had them, choose another family."
@@ -252,7 +253,8 @@ def _pooling(path: Any) -> Pooling:
     """
     from transformers.utils import cached_file
 
-    card = cached_file(path, "1_Pooling/config.json", _raise_exceptions_for_missing_entries=False)
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+    card = cached_file(path, "1_Pooling/config.json", **quiet)
     told = json.loads(Path(card).read_text()) if card else {}
     older = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     flags = [older.get(flag, flag) for flag in told if flag.startswith("pooling_mode_") and told[flag]]
