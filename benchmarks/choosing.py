@@ -78,18 +78,13 @@ def predicting(suites: Mapping[str, str], results: Path) -> list[str]:
         "much less the best of these gains than the best of all, in points and as a part of what that gains;",
         "where a neighbour only harms, none would be taken, so that its gain counts as 0.",
         "",
-        *(
-            line
-            for suite, title in suites.items()
-            for line in ways(title, results / "transfer" / suite, results / suite)
-        ),
+        *(line for suite, title in suites.items() for line in ways(title, results / "transfer" / suite)),
     ]
 
 
-def ways(title: str, transfer: Path, tuned: Path) -> list[str]:
-    """A suite's single neighbours in the folder `transfer`, and what mixing several gave in `tuned`."""
-    every = read(transfer)
-    targets = rated(every)
+def ways(title: str, transfer: Path) -> list[str]:
+    """Of the suite whose single neighbours are in the folder `transfer`."""
+    targets = rated(read(transfer))
     if len(targets) < 2:
         return []
     gains, most = [gains_of(target) for target in targets], oracle(targets)
@@ -109,7 +104,6 @@ def ways(title: str, transfer: Path, tuned: Path) -> list[str]:
         "",
         *measured_again(targets, transfer / "seed1"),
         *best_of_each(targets, gains),
-        *one_or_three(every, tuned),
     ]
 
 
@@ -189,7 +183,7 @@ def one_or_three(targets: Sequence[Mapping[str, Any]], tuned: Path) -> list[str]
     if not one:
         return []
     return [
-        f"Where `tune` begins at one neighbour ({len(one)} of these targets), mixing that one alone gains "
+        f"Where `tune` begins at one neighbour ({len(one)} targets of mini20), mixing that one alone gains "
         f"{mean(one):+.2f} points, mixing it with the two nearest others {mean(three):+.2f}.",
         "",
     ]

@@ -77,6 +77,7 @@ def main() -> None:
         *by_shots({16: runs["mini20"], **shots}),
         *contest(methods),
         *choosing.predicting(PAIRS, RESULTS),
+        *choosing.one_or_three(transfer, RESULTS / "mini20"),
         *choosing.whether({**related_or_not, **few}),
         *retrieval(of("retrieval"), of("retrieval_index"), of("graph")),
         *speed_table(speed),
