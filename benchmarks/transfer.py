@@ -187,8 +187,8 @@ def merit(found: Evaluation) -> float:
 
 
 def description(task: Task) -> str:
-    """What a task file says of it: the question, and the answers."""
-    question = task.prompt.replace("{text_a}", "...").replace("{text_b}", "...").strip()
+    """What a task file says of it: the question (else the name), and the answers."""
+    question = (task.prompt or task.name).replace("{text_a}", "...").replace("{text_b}", "...").strip()
     return f"{question} {', '.join(task.candidate_texts.values())}".strip()
 
 
