@@ -47,9 +47,10 @@ def read(transfer: Path) -> list[dict[str, Any]]:
 
 
 def rated(targets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The targets that all ways of choosing have rated."""
-    ways = max((len(target.get("rated", {})) for target in targets), default=0)
-    return [target for target in targets if len(target.get("rated", {})) == ways > 0]
+    """The targets that were rated, each with the ways of choosing that have rated all of them."""
+    some = [target for target in targets if target.get("rated")]
+    ways = [way for way in some[0]["rated"] if all(way in target["rated"] for target in some)] if some else []
+    return [target | {"rated": {way: target["rated"][way] for way in ways}} for target in some]
 
 
 def oracle(targets: Sequence[dict[str, Any]]) -> float:

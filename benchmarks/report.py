@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAIRS = {
     "mini20": "mini20, on ofa-mini",
-    "language": "Real language tasks, on MiniLM: nine of the twelve, with experts of at most 2,000 examples",
+    "language": "Six real language tasks, on MiniLM, and AG News: experts of at most 2,000 examples",
 }
 CONTEST = [
     "## All methods, mini20 on ofa-mini, 16 shots",

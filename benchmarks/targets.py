@@ -38,7 +38,8 @@ SPEARMAN = (
     "gains measured again with other shots come near 0.6 (see below). Tried: seven other ways of "
     "choosing, none above 0.14; embedding at the untrained adapter, at one common expert and at each "
     "task's own; information as it is (the paper's setting) and on a logarithmic scale. That those that "
-    "help a lot are found is what the regret says."
+    "help a lot are found is what the regret says. On six real language tasks it is higher, and lower than "
+    "0.6, too (below)."
 )
 INFERENCE = "it is a plain adapter of the same shapes; what differs is the measurement's noise."
 LANGUAGE = (
