@@ -119,8 +119,8 @@ def ways(harness: Harness) -> Mapping[str, Way]:
         key = (expert.digest, task.fingerprint, config.hash)
         if key not in kept:
             known = pool.embedding(expert.name) if expert.name in pool else None
-            is_it = known and (known.config, known.data) == (config.hash, task.fingerprint)
-            kept[key] = known if is_it else embed(backbone, expert, task, config)
+            fits = known and (known.config, known.data) == (config.hash, task.fingerprint)
+            kept[key] = known if fits else embed(backbone, expert, task, config)
         return kept[key]
 
     def fisher(config: FisherConfig) -> Way:

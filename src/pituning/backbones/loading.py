@@ -253,8 +253,12 @@ def _pooling(path: Any) -> Pooling:
     """
     from transformers.utils import cached_file
 
-    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
-    card = cached_file(path, "1_Pooling/config.json", **quiet)
+    card = cached_file(
+        path,
+        "1_Pooling/config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
     told = json.loads(Path(card).read_text()) if card else {}
     older = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     flags = [older.get(flag, flag) for flag in told if flag.startswith("pooling_mode_") and told[flag]]
