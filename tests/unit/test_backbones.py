@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -476,6 +477,16 @@ def test_another_pooling_is_refused(told: dict[str, Any], tmp_path: Path) -> Non
     (tiny.save("bert", tmp_path) / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(told))
     with pytest.raises(BackboneError, match="pooling is mean or cls"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(("last", "refused"), [("Normalize", False), ("Dense", True)])
+def test_a_sentence_encoder_with_more_than_a_pooling_is_refused(
+    last: str, refused: bool, tmp_path: Path
+) -> None:
+    modules = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", last)]
+    (tiny.save("bert", tmp_path) / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(BackboneError, match=r"modules\.json has Dense") if refused else nullcontext():
         load_backbone(tmp_path)
 
 

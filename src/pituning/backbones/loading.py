@@ -249,17 +249,20 @@ def _pooling(path: Any) -> Pooling:
     """What a model of sentence-transformers says of its pooling; the mean where it says nothing.
 
     Raises:
-        BackboneError: it is another pooling than ours.
+        BackboneError: it is another pooling than ours, or more follows it (LaBSE has a Dense layer).
     """
-    from transformers.utils import cached_file
-
-    card = cached_file(
-        path,
-        "1_Pooling/config.json",
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
+    listing = _sentence_file(path, "modules.json")
+    modules = (
+        [module["type"].rpartition(".")[2] for module in json.loads(listing.read_text())] if listing else []
     )
-    told = json.loads(Path(card).read_text()) if card else {}
+    if more := [module for module in modules if module not in ("Transformer", "Pooling", "Normalize")]:
+        raise BackboneError(
+            "a sentence encoder is a Transformer and its Pooling, and may Normalize",
+            f"{listing} has {listed(more)}, too",
+            "Choose another encoder; `pituning.backbones.Matching(model, tokenizer, name=...)` goes without.",
+        )
+    card = _sentence_file(path, "1_Pooling/config.json")
+    told = json.loads(card.read_text()) if card else {}
     older = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     flags = [older.get(flag, flag) for flag in told if flag.startswith("pooling_mode_") and told[flag]]
     modes = told.get("pooling_mode", flags or "mean")
@@ -271,6 +274,19 @@ def _pooling(path: Any) -> Pooling:
             "Choose another encoder.",
         )
     return modes[0]  # type: ignore[no-any-return]
+
+
+def _sentence_file(path: Any, name: str) -> Path | None:
+    """What sentence-transformers writes beside a model (of a folder or a Hub id), where it does."""
+    from transformers.utils import cached_file
+
+    file = cached_file(
+        path,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(file) if file else None
 
 
 _LOADERS = {"seq2seq": _seq2seq, "causal": _causal, "matching": _matching, "classifier": _classifier}
