@@ -12,6 +12,7 @@ from typing import Any
 
 import choosing
 from suite_tables import (
+    READING,
     SUITES,
     beside_the_paper,
     by_embedding,
@@ -56,10 +57,11 @@ def main() -> None:
         *targets(runs, methods, transfer, speed),
         *pre_training(of("ofa_mini")),
         *t5_mini(of("t5_mini"), of("ofa_mini")),
+        *READING,
     ]
     for name, told in SUITES.items():
         parts += suite(told, runs[name]) if any("scores" in run for run in runs[name]) else []
-        parts += with_adapters(runs[name], runs["mini20"]) if name == "lora" else []
+        parts += with_adapters(runs[name], runs["mini20"]) if name in ("lora", "prefix") else []
         parts += by_method(runs[name], read(RESULTS / f"{name}-lora"))
     shots = {int(folder.name): read(folder) for folder in (RESULTS / "shots").glob("*")}
     few = {name: [run for run in every if "scores" in run] for name, every in runs.items()}

@@ -17,6 +17,22 @@ from pituning.metrics import METRICS
 from pituning.mini20 import NAMES, language, vision, vision_language
 from pituning.selection import Lead, gives_way
 
+READING = [
+    "## How to read the suites",
+    "",
+    "Percent on the test split (CIDEr-D: of its most, 10). *Full data* is the pool's expert of the task.",
+    "The rest is 16 shots a class (16 in all, where answers are free), means over seeds; the expert of",
+    "the target is never used. *Neighbours, untrained* is the uniform mixture of the k neighbours, *best",
+    "neighbour* the one of them that is best as it is on labelled examples; *π, kept* is what `pituning",
+    "tune` writes by today's rule of keeping. The gain is *π, kept* minus *own expert*, ± its standard",
+    "deviation over the seeds, where there are several (of the mean: over the tasks).",
+    "",
+    "A second table has the same runs under other rules of keeping the mixture instead of the own expert.",
+    "The rule was chosen by that of mini20, so its gain there is not untouched evidence; that of other",
+    "suites is. Asking for a lead loses much on mini20: the own expert is the best of many epochs by the",
+    "same few examples, and looks better than it is.",
+    "",
+]
 SUITES = {
     "mini20": [
         "## mini20, the twenty generated tasks, on ofa-mini",
@@ -45,6 +61,12 @@ SUITES = {
         "",
         "The pool holds experts of these tasks alone (recipe mini20-lora); the targets take",
         "`benchmarks/lora-targets.yaml`.",
+    ],
+    "prefix": [
+        "## mini20 with prefixes instead of bottleneck adapters",
+        "",
+        "Keys and values in every self-attention. The pool holds experts of these tasks alone",
+        "(`benchmarks/prefix.yaml`); the targets take `benchmarks/prefix-targets.yaml`.",
     ],
     "pictures": [
         "## Real pictures, on ofa-mini",
@@ -101,13 +123,6 @@ def suite(told: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
     runs = [run for run in found if "scores" in run]
     lines = [
         *told,
-        "",
-        "Percent on the test split (CIDEr-D: of its most, 10). *Full data* is the pool's expert of the task.",
-        "The rest is 16 shots a class (16 in all, where answers are free), means over seeds; the expert of",
-        "the target is never used. *Neighbours, untrained* is the uniform mixture of the k neighbours, *best",
-        "neighbour* the one of them that is best as it is on labelled examples; *π, kept* is what `pituning",
-        "tune` writes by today's rule of keeping (see below). The gain is *π, kept* minus *own expert*, ±",
-        "its standard deviation over the seeds, where there are several (of the mean: over the tasks).",
         "",
         "| task (metric) | no adapter | neighbours, untrained | full data | own expert | best neighbour "
         "| π, tuned | π, kept | gain | kept mixture | neighbours |",
@@ -243,11 +258,6 @@ def keeping(runs: Sequence[dict[str, Any]]) -> list[str]:
         ),
     }
     lines = [
-        "The same runs under other rules of keeping the mixture instead of the own expert. The rule was",
-        "chosen by this table of mini20, so its gain there is not untouched evidence; that of other suites",
-        "is. Asking for a lead loses much on mini20: the own expert is the best of many epochs by the same",
-        "few examples, and looks better than it is.",
-        "",
         "| the mixture is kept | of the runs | mean gain | tasks that gain | worst task | worst run |",
         "|---|---|---|---|---|---|",
     ]
@@ -289,9 +299,9 @@ def by_method(adapters: Sequence[dict[str, Any]], loras: Sequence[dict[str, Any]
     ]
 
 
-def with_adapters(loras: Sequence[dict[str, Any]], adapters: Sequence[dict[str, Any]]) -> list[str]:
-    """What bottleneck adapters do on the tasks and seeds of LoRA."""
-    here = {(run["task"], run["config"]["seed"]) for run in loras if "scores" in run}
+def with_adapters(others: Sequence[dict[str, Any]], adapters: Sequence[dict[str, Any]]) -> list[str]:
+    """What bottleneck adapters do on the tasks and seeds of another method."""
+    here = {(run["task"], run["config"]["seed"]) for run in others if "scores" in run}
     same = [run for run in adapters if "scores" in run and (run["task"], run["config"]["seed"]) in here]
     if not same:
         return []

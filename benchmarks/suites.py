@@ -10,12 +10,13 @@
 
 LoRA experts of the twenty: `mini20 pool --pool-recipe mini20-lora --pool POOL`, then `mini20 full --pool
 POOL --results results/mini20-lora` and `mini20 tune --recipe benchmarks/lora-targets.yaml --pool POOL
---results results/lora`; with experts of pictures alone: `mini20 tune --modality image --only rte ...
---results results/unrelated`; with other shots: `mini20 tune --shots 4`, in results/shots/4. The other
-suites are the real tasks of `shared/data`: `pictures` on ofa-mini, `language` on MiniLM, `vision` on
-EfficientNet-Lite0 (see efficientnet.py); `t5` has mini20's language tasks on a T5 (see t5_mini.py). One
-JSON a run, in results/SUITE; what is there is not done again. `--only` takes some of the tasks, `--threads`
-torch's threads, so that two processes can share the work.
+--results results/lora`; so for prefixes, with `prefix.yaml`, `prefix-targets.yaml` and results/prefix. With
+experts of pictures alone: `mini20 tune --modality image --only rte ... --results results/unrelated`; with
+other shots: `mini20 tune --shots 4`, in results/shots/4. The other suites are the real tasks of
+`shared/data`: `pictures` on ofa-mini, `language` on MiniLM, `vision` on EfficientNet-Lite0 (see
+efficientnet.py); `t5` has mini20's language tasks on a T5 (see t5_mini.py). One JSON a run, in
+results/SUITE; what is there is not done again. `--only` takes some of the tasks, `--threads` torch's
+threads, so that two processes can share the work.
 """
 
 from __future__ import annotations
