@@ -87,6 +87,14 @@ class ConfigError(PituningError):
         ]
 
     @classmethod
+    def check_kind(cls, kind: type, *values: object) -> None:
+        """Raise ConfigError for a value of another kind, such as a path for what lies there."""
+        for value in values:
+            if not isinstance(value, kind):
+                given = f"{value!r:.60}, a {type(value).__name__}"
+                raise cls(f"what stands here must be of type {kind.__name__}", given, _MADE_BY[kind.__name__])
+
+    @classmethod
     def check_numbers(cls, config: object) -> None:
         """Raise ConfigError for fields of a dataclass that are numbers, and have something else."""
         faults = []
@@ -99,6 +107,17 @@ class ConfigError(PituningError):
                 must = f"{name} must be a {'whole ' if whole else ''}number"
                 faults.append(cls(must, repr(value), "Write one, without quotes."))
         cls.collect(faults)
+
+
+_MADE_BY = {
+    "Backbone": "`load_backbone(name_or_path)` makes one.",
+    "Task": "`load_task(folder)` makes one.",
+    "Pool": "`Pool(folder)` makes one.",
+    "Expert": "`Expert.load(folder)` makes one.",
+    "Example": "`Example(text_a=...)` makes one.",
+    "PiConfig": "`PiConfig(k=3, shots=16)` makes one.",
+    "TrainConfig": "`TrainConfig(epochs=10)` makes one.",
+}
 
 
 def _literals(kind: Any) -> list[str | None]:

@@ -31,7 +31,7 @@ from pituning.adapter_files import (
     read_adapter,
 )
 from pituning.card import UNKNOWN, ExpertCard
-from pituning.errors import ExpertError, PituningError
+from pituning.errors import ConfigError, ExpertError, PituningError
 from pituning.foundation import Foundation
 from pituning.methods.targets import inside
 from pituning.places import scratch_beside, unwritable
@@ -203,6 +203,7 @@ def attach_expert(backbone: Foundation, expert: Expert) -> PeftModel:
     Raises:
         ExpertError: if the adapter does not fit the backbone.
     """
+    ConfigError.check_kind(Expert, expert)
     return _loaded(backbone, expert, load_into, overwritten=True)
 
 

@@ -11,7 +11,7 @@ from typing import final
 
 from pituning import health
 from pituning.adapter_files import CARD, CONFIG, WEIGHTS
-from pituning.errors import ExpertError, PoolError, StaleEmbeddingError
+from pituning.errors import ConfigError, ExpertError, PoolError, StaleEmbeddingError
 from pituning.expert import Expert
 from pituning.manifest import MANIFEST, NAME, SKETCHES, entry_path, names_in, read_facts
 from pituning.predict.embedding import EMBEDDING, TaskEmbedding
@@ -144,6 +144,7 @@ class Pool:
         Raises:
             PoolError: if the name is taken and `replace` is not set, or the folder cannot be written.
         """
+        ConfigError.check_kind(Expert, expert)
         self.check_name(expert.name)
         if embedding is not None:
             embedding.check_fresh(expert)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pituning.backbones import Backbone
 from pituning.distributed import from_first
+from pituning.errors import ConfigError
 from pituning.expert import Expert
 from pituning.interpolate import tune
 from pituning.mixing import PiConfig
@@ -47,8 +48,13 @@ def pi_tune(
     Raises:
         PituningError: for whatever the user can mend; see `pituning.errors`.
     """
+    config = PiConfig() if config is None else config
+    for kind, value in ((Backbone, backbone), (Task, task), (Pool, pool), (PiConfig, config)):
+        ConfigError.check_kind(kind, value)
+    if expert is not None:
+        ConfigError.check_kind(Expert, expert)
     stages = Stages(workdir, resume, progress)
-    prediction = predicted(backbone, task, pool, config or PiConfig(), expert=expert, stages=stages)
+    prediction = predicted(backbone, task, pool, config, expert=expert, stages=stages)
     return interpolated(backbone, task, prediction, stages)
 
 

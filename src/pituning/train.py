@@ -122,7 +122,9 @@ def train_expert(
         ExpertError: if the method does not fit the backbone.
         TrainingError: if the loss is not finite.
     """
-    config = config or TrainConfig()
+    config = TrainConfig() if config is None else config
+    for kind, value in ((Backbone, backbone), (Task, task), (TrainConfig, config)):
+        ConfigError.check_kind(kind, value)
     backbone.check(task)
     labels = task.candidates
     heads = backbone.head_modules(backbone.model)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +35,48 @@ def test_a_value_that_is_none_of_its_literal_is_named() -> None:
         "at is one of start, expert; given: 'own'. Name one of them.",
         "labels is one of gold, sampled; given: 'silver'. Name one of them.",
     ]
+
+
+PATHS = """
+from pathlib import Path
+from transformers import BertConfig, BertModel
+from pituning import *
+from pituning.mini20 import mini_task
+
+backbone, task, pool = load_backbone("minilm"), mini_task("sst2"), Pool.create(Path(FOLDER) / "pool")
+small = BertConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8)
+for kind, call in (
+    ("Backbone", lambda: pi_tune("minilm", task, pool)),
+    ("Task", lambda: pi_tune(backbone, "mini20/sst2", pool)),
+    ("Pool", lambda: pi_tune(backbone, task, "pool")),
+    ("PiConfig", lambda: pi_tune(backbone, task, pool, {"shots": 16})),
+    ("Expert", lambda: pi_tune(backbone, task, pool, expert="folder")),
+    ("Backbone", lambda: train_expert("minilm", task)),
+    ("Task", lambda: train_expert(backbone, "mini20/sst2")),
+    ("TrainConfig", lambda: train_expert(backbone, task, {"epochs": 1})),
+    ("Expert", lambda: attach_expert(backbone, "folder")),
+    ("Expert", lambda: Mixture(backbone, ["folder"])),
+    ("Example", lambda: backbone.predict(backbone.model, "A film", task)),
+    ("Expert", lambda: pool.add("folder")),
+    ("", lambda: load_backbone(BertModel(small))),
+):
+    try:
+        call()
+    except PituningError as error:
+        print(f"{kind}|{error}")
+"""
+
+
+def test_a_path_or_a_name_for_what_lies_there_is_told(tmp_path: Path) -> None:
+    """In a process of its own, without the checks of types that tests run under."""
+    code = PATHS.replace("FOLDER", repr(str(tmp_path)))
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    *wrong, model = told.splitlines()
+    assert len(wrong) == 12
+    for kind, line in (line.split("|") for line in wrong):
+        assert f"must be of type {kind}; given: " in line
+        assert line.endswith("makes one.")
+    assert "`load_backbone` takes a name or a folder; given: BertModel. Wrap it" in model
 
 
 @pytest.mark.parametrize("k", ["3", 3.0, None, True])

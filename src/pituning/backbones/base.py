@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pituning.decoding import Decoding
-from pituning.errors import BackboneError, TaskError
+from pituning.errors import BackboneError, ConfigError, TaskError
 from pituning.foundation import fingerprint_of, require_bare, shared_copy
 from pituning.task import Example, Task
 
@@ -109,6 +109,7 @@ class Backbone(ABC):
         self, model: nn.Module, examples: Sequence[Example], task: Task, *, batch_size: int = 32
     ) -> list[str]:
         """One answer an example: the likeliest candidate's name, or the generated text."""
+        ConfigError.check_kind(Example, *examples)
         answers = [""] * len(examples)
         model.eval()
         with torch.no_grad():

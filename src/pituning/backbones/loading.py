@@ -55,6 +55,9 @@ def load_backbone(
     """
     from transformers import AutoConfig
 
+    if isinstance(name_or_path, nn.Module):
+        fix = "Wrap it: `pituning.backbones.Causal(model, tokenizer, name=...)`, or another family."
+        raise BackboneError("`load_backbone` takes a name or a folder", type(name_or_path).__name__, fix)
     carried = CARRIED.get(str(name_or_path))
     path = carried() if carried else name_or_path
     must = "a backbone is a local folder, a Hub id, 'ofa-mini' or 'minilm'"

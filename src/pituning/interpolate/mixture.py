@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from pituning.errors import MixtureError
+from pituning.errors import ConfigError, MixtureError
 from pituning.expert import Expert
 from pituning.foundation import Foundation, Frozen, checkpoint_activations, require_one_device
 from pituning.interpolate.collapse import collapse
@@ -60,6 +60,7 @@ class Mixture(nn.Module):
         initial: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        ConfigError.check_kind(Expert, *experts)
         self.backbone = Frozen(backbone) if isinstance(backbone, nn.Module) else backbone
         require_one_device(self.backbone.model)
         self.experts = sorted(experts, key=lambda expert: expert.name)
