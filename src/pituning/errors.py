@@ -92,7 +92,11 @@ class ConfigError(PituningError):
         for value in values:
             if not isinstance(value, kind):
                 given = f"{value!r:.60}, a {type(value).__name__}"
-                raise cls(f"what stands here must be of type {kind.__name__}", given, _MADE_BY[kind.__name__])
+                raise cls(
+                    f"what stands here must be of type {kind.__name__}",
+                    given,
+                    _MADE_BY.get(kind.__name__, _MADE),
+                )
 
     @classmethod
     def check_numbers(cls, config: object) -> None:
@@ -115,9 +119,9 @@ _MADE_BY = {
     "Pool": "`Pool(folder)` makes one.",
     "Expert": "`Expert.load(folder)` makes one.",
     "Example": "`Example(text_a=...)` makes one.",
-    "PiConfig": "`PiConfig(k=3, shots=16)` makes one.",
-    "TrainConfig": "`TrainConfig(epochs=10)` makes one.",
+    "Sequence": "Put it into a list.",
 }
+_MADE = "Its name, with the settings in brackets, makes one."
 
 
 def _literals(kind: Any) -> list[str | None]:

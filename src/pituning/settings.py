@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pituning import metrics
 from pituning.errors import TaskError
@@ -15,12 +15,12 @@ def setting_faults(
     modality: str,
     metric: str,
     candidates: Sequence[str],
-    texts: Collection[str],
+    texts: Mapping[str, str],
     prompt: str | None,
     *,
     image_size: int | None,
 ) -> Iterator[TaskError]:
-    """Each setting of a `Task` that cannot be; `texts` are the labels that have a candidate text."""
+    """Each setting of a `Task` that cannot be; `texts` has what a model reads for each candidate."""
     if modality not in MODALITIES:
         fix = f"{did_you_mean(modality, MODALITIES)}Use one of those."
         yield TaskError(f"modality must be one of {', '.join(MODALITIES)}", repr(modality), fix)
@@ -29,6 +29,7 @@ def setting_faults(
     if strange or len(set(candidates)) != len(candidates):
         given = f"candidates {list(candidates)}, texts for {strange or 'them'}"
         yield TaskError("candidates must differ, and texts be theirs", given, "Remove what is too much.")
+    yield from _text_faults({label: text_of(label, texts) for label in candidates})
     if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
         yield TaskError("image_size must be a number of pixels from 1", repr(image_size), "Mend it.")
     try:
@@ -38,6 +39,23 @@ def setting_faults(
     if any(name not in ("text_a", "text_b", None) or spec or convert for name, spec, convert in parts):
         fix = "Write other braces twice: {{ and }}."
         yield TaskError("a prompt may hold {text_a} and {text_b}", repr(prompt), fix)
+
+
+def text_of(label: str, texts: Mapping[str, str]) -> str:
+    """What a model reads for a label: its text, or the label with spaces for underscores."""
+    return texts.get(label, label.replace("_", " "))
+
+
+def _text_faults(texts: Mapping[str, str]) -> Iterator[TaskError]:
+    """Labels that no model can tell apart, by what it reads for them."""
+    labels: dict[str, list[str]] = {}
+    for label, text in texts.items():
+        labels.setdefault(text, []).append(label)
+    given = [f"{listed(alike)} are all {text!r}" for text, alike in labels.items() if len(alike) > 1]
+    given += [f"{label!r} is {text!r}" for label, text in texts.items() if not text.strip()]
+    if given:
+        must = "what a model reads for a label must differ from that of every other, and not be empty"
+        yield TaskError(must, "; ".join(given[:5]), "Mend the labels, or their texts in the task file.")
 
 
 def _metric_faults(metric: str, candidates: Sequence[str]) -> Iterator[TaskError]:

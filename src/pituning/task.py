@@ -29,7 +29,7 @@ from pituning.inferred import (
     misfit,
 )
 from pituning.readers import find_splits, names_of_labels, read_split
-from pituning.settings import setting_faults
+from pituning.settings import setting_faults, text_of
 from pituning.spelling import did_you_mean, listed
 
 __all__ = ["KINDS", "MODALITIES", "Decoding", "Example", "Task", "load_task"]
@@ -78,7 +78,7 @@ class Task:
     def __post_init__(self) -> None:
         said = (self.modality, self.metric, self.candidates, self.candidate_texts, self.prompt)
         TaskError.collect(list(setting_faults(*said, image_size=self.image_size)))
-        texts = {label: label.replace("_", " ") for label in self.candidates} | dict(self.candidate_texts)
+        texts = {label: text_of(label, self.candidate_texts) for label in self.candidates}
         object.__setattr__(self, "metric", metrics.metric_named(self.metric).name)
         object.__setattr__(self, "candidate_texts", texts)
         object.__setattr__(self, "source", self.source or content_hash(sorted(e.digest for e in self.train)))
@@ -230,18 +230,31 @@ class Task:
     def doubts(self) -> list[TaskError]:
         """The faults that training can go on with.
 
-        Single rows without text, test inputs in train or validation, and training data of one class.
+        Single rows without text, test inputs in train or validation, training data of one class, and labels
+        that are one but for blanks and case.
         """
         faults = []
         for split, examples in self._splits().items():
             texts = [column for column in self._columns if self._some_have(column, examples)]
             faults += row_faults(split, examples, partial(_empty, texts, self.modality))
         faults += leaks("train", self.train, self.test) + leaks("validation", self.validation, self.test)
+        faults += self._alike()
         classes = {example.label for example in self.train}
         if self._classes and len(classes) == 1:
             given = f"{self.name} with {classes.pop()!r} alone"
             faults.append(TaskError("training data must hold two classes or more", given, "Add examples."))
         return faults
+
+    def _alike(self) -> list[TaskError]:
+        """Labels of training examples that are one but for blanks and case, as typing mistakes are."""
+        found: dict[str, list[str]] = {}
+        for label in self._classes:
+            found.setdefault(" ".join(label.lower().split()), []).append(repr(label))
+        given = [listed(labels) for labels in found.values() if len(labels) > 1]
+        must = "labels must differ by more than blanks and case"
+        return (
+            [TaskError(must, "; ".join(given[:5]), "Mend the rows, or name the `labels`.")] if given else []
+        )
 
     @property
     def repeated(self) -> int:
@@ -252,14 +265,22 @@ class Task:
         shown = {example.input_digest for example in self.train}
         return sum(example.input_digest in shown for example in self.validation)
 
+    def require_inputs(self, examples: Sequence[Example]) -> None:
+        """Raise TaskError for examples without the texts or images that a model reads."""
+        TaskError.collect(self._input_faults("examples", examples))
+
     def _load_faults(self) -> list[TaskError]:
         """The faults that `load_task` raises: see `check`."""
         faults = [*self._prompt_faults()]
         for split, examples in self._splits().items():
-            needed = [column for column in self._columns if not self._some_have(column, examples)]
-            faults += row_faults(split, examples, partial(_empty, needed, self.modality))
+            faults += self._input_faults(split, examples)
             faults += row_faults(split, examples, partial(self._answer_faults, split))
         return faults
+
+    def _input_faults(self, name: str, examples: Sequence[Example]) -> list[TaskError]:
+        """Examples without an image, or all without a text; a single empty text is a doubt."""
+        needed = [column for column in self._columns if not self._some_have(column, examples)]
+        return row_faults(name, examples, partial(_empty, needed, self.modality))
 
     def _prompt_faults(self) -> Iterator[TaskError]:
         """A prompt of texts with none that the examples have: all inputs would be the same."""

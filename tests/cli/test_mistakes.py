@@ -297,6 +297,10 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
         lambda w, t: training(w, w.task(), t / "pool", "--weight-decay", "nan"),
         ("weight_decay must be at least 0", "given: nan", "Raise"),
     ),
+    "an option of train for the recipe of build": (
+        lambda w, t: ("pool", "build", t / "p", w.task(), "--backbone", w.backbone, "--epochs", 2),
+        ("given: --epochs 2; other settings are given in a file, with --recipe",),
+    ),
     "unknown option": (
         lambda w, t: tuning(w, t / "out", "--shot", "4"),
         ("given: --shot 4", "did you mean --shots? Run `pituning tune --help`"),

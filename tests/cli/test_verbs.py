@@ -211,6 +211,18 @@ def test_predict_needs_no_expert_of_the_task(world: World) -> None:
     assert alike == pytest.approx([neighbor.similarity for neighbor in tuned])
 
 
+def test_predict_tells_that_the_pool_names_a_backbone_that_is_gone(world: World, pool: Path) -> None:
+    kept = Pool(pool)
+    for name in "abc":
+        expert, embedding = kept.read(name)
+        card = dataclasses.replace(expert.card, backbone_name="./gone")
+        kept.add(dataclasses.replace(expert, card=card), embedding, replace=True)
+    outcome = call("predict", world.task(), "--pool", pool)
+    assert outcome.code == 2
+    assert f"as the pool {pool} names it. Pass --backbone." in outcome.err
+    assert call("predict", world.task(), "--pool", pool, "--backbone", world.backbone).code == 0
+
+
 def test_a_task_without_an_expert_is_embedded_at_the_pools_own_start(world: World, tmp_path: Path) -> None:
     """As an expert of it in the pool, which began there; the backbone is the first that a card tells."""
     pool = Pool.create(tmp_path / "pool", init_seed=5)

@@ -37,7 +37,7 @@ from pituning.backbones.causal import Causal
 from pituning.backbones.classifier import Classifier, heads_of
 from pituning.backbones.matching import Matching
 from pituning.decoding import Decoding
-from pituning.errors import BackboneError
+from pituning.errors import BackboneError, TaskError
 from pituning.expert import attach
 from pituning.methods import peft_config
 from pituning.task import Example, Task
@@ -478,6 +478,54 @@ def test_another_pooling_is_refused(told: dict[str, Any], tmp_path: Path) -> Non
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(told))
     with pytest.raises(BackboneError, match="pooling is mean or cls"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama", "bert", "bert_classifier"])
+def test_a_model_without_the_files_of_its_tokenizer_is_refused(kind: str, tmp_path: Path) -> None:
+    for file in tiny.save(kind, tmp_path).glob("token*"):
+        file.unlink()
+    with pytest.raises(BackboneError, match="save_pretrained"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["t5", "llama", "bert", "bert_classifier", "clip"])
+def test_the_tokenizer_of_a_larger_vocabulary_is_refused(
+    kind: str, backbone_of: BackboneOf, tmp_path: Path
+) -> None:
+    backbone = backbone_of(kind)
+    text = getattr(backbone.model.config, "text_config", backbone.model.config)
+    reader = tiny.tokenizer()
+    reader.add_tokens([f"new{number}" for number in range(text.vocab_size + 1 - len(reader))])
+    reader.save_pretrained(tiny.save(kind, tmp_path))
+    with pytest.raises(BackboneError, match=f"{text.vocab_size} embeddings, and a token of the id"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("prompt", [None, "{text_a} user {text_b} :"])
+@pytest.mark.parametrize("kind", ["t5", "llama", "bert", "bert_classifier"])
+def test_of_a_long_pair_both_texts_are_read(kind: str, prompt: str | None, backbone_of: BackboneOf) -> None:
+    backbone, task = backbone_of(kind), dataclasses.replace(tiny.text_task(), prompt=prompt)
+    long = "w1 " * 600
+    starts = [] if kind == "llama" else [[("w2", long), ("w3", long)]]  # of its prompt the beginning is cut
+    for pairs in ([(long, "w2"), (long, "w3")], *starts):
+        rows = [Example(text_a=a, text_b=b) for a, b in pairs]
+        assert not torch.equal(*backbone.log_likelihoods(backbone.fresh_module(task.candidates), rows, task))
+
+
+def test_texts_that_are_cut_are_told(backbone_of: BackboneOf, caplog: pytest.LogCaptureFixture) -> None:
+    base.tell_cut.cache_clear()
+    backbone, task = backbone_of("bert"), tiny.text_task()
+    for words in (60, 62, 63, 80):
+        backbone.log_likelihoods(backbone.model, [Example(text_a="w1 " * words)], task)
+        assert len(caplog.messages) == (words >= 62)
+    assert caplog.messages == ["inputs are read up to 64 tokens; what is longer is cut"]
+
+
+def test_nothing_is_predicted_from_nothing(backbone_of: BackboneOf) -> None:
+    backbone, task = backbone_of("bert"), tiny.text_task()
+    for example in (Example(), Example(text_b="w1")):
+        with pytest.raises(TaskError, match="must have text_a; given: examples row 1: none"):
+            backbone.predict(backbone.model, [example], task)
 
 
 @pytest.mark.parametrize(("last", "refused"), [("Normalize", False), ("Dense", True)])

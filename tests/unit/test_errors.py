@@ -58,6 +58,9 @@ for kind, call in (
     ("Expert", lambda: Mixture(backbone, ["folder"])),
     ("Example", lambda: backbone.predict(backbone.model, "A film", task)),
     ("Expert", lambda: pool.add("folder")),
+    ("Expert", lambda: embed(backbone, task, "folder")),
+    ("TrainConfig", lambda: PiConfig(train={"epochs": 1})),
+    ("Sequence", lambda: backbone.predict(backbone.model, Example(text_a="A film"), task)),
     ("", lambda: load_backbone(BertModel(small))),
 ):
     try:
@@ -72,10 +75,10 @@ def test_a_path_or_a_name_for_what_lies_there_is_told(tmp_path: Path) -> None:
     code = PATHS.replace("FOLDER", repr(str(tmp_path)))
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
     *wrong, model = told.splitlines()
-    assert len(wrong) == 12
+    assert len(wrong) == 15
     for kind, line in (line.split("|") for line in wrong):
         assert f"must be of type {kind}; given: " in line
-        assert line.endswith("makes one.")
+        assert line.endswith(("makes one.", "Put it into a list."))
     assert "`load_backbone` takes a name or a folder; given: BertModel. Wrap it" in model
 
 

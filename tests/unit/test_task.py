@@ -208,6 +208,26 @@ def test_validation_examples_that_training_shows_are_counted_and_drawn_out():
     assert seen.sample(2, 0).repeated == 0
 
 
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ({"bad": "very good"}, "bad, very_good are all 'very good'"),
+        ({"bad": "x", "very_good": "x"}, "bad, very_good are all 'x'"),
+        ({"bad": " "}, "'bad' is ' '"),
+    ],
+)
+def test_labels_that_read_alike_are_refused(texts, said):
+    with pytest.raises(TaskError, match="what a model reads for a label must differ") as refused:
+        task(candidate_texts=texts)
+    assert said in str(refused.value)
+
+
+def test_labels_that_differ_by_blanks_and_case_alone_are_doubted():
+    labels = ("bad", "Bad ", "very_good")
+    (fault,) = task(candidates=labels, train=examples("train", *labels)).check()
+    assert "labels must differ by more than blanks and case; given: 'bad', 'Bad '. Mend" in str(fault)
+
+
 @pytest.mark.parametrize("prompt", ["Is it good?", "Is {text_b} good?", "{{text_a}}"])
 def test_a_prompt_without_the_examples_text_is_a_fault(prompt):
     (fault,) = task(prompt=prompt).check()

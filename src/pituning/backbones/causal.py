@@ -21,7 +21,9 @@ from pituning.backbones.base import (
     longest_input,
     pad,
     require_text,
+    require_words,
     search,
+    tell_cut,
 )
 from pituning.task import Example, Task
 
@@ -69,6 +71,7 @@ class Causal(Backbone):
         super().__init__(model, name=name)
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
+        require_words(model, self.tokenizer, name)
         self.reads_images = self.tokenizer is not processor
         templates = (one for one in (processor, self.tokenizer) if getattr(one, "chat_template", None))
         self.template: Any = next(templates, None)
@@ -186,6 +189,8 @@ class Causal(Backbone):
             longest = max(min(self.max_length, self.positions - room), 1)
             special = self.template is None
             encoded = self.tokenizer(texts, truncation=True, max_length=longest, add_special_tokens=special)
+            if max(map(len, encoded["input_ids"]), default=0) == longest:
+                tell_cut(longest)
             end = self.tokenizer.eos_token_id
             return Prompts(ids=[row[:-1] if row and row[-1] == end else row for row in encoded["input_ids"]])
         images = [[example.open_image()] for example in examples]

@@ -17,6 +17,7 @@ from pituning.backbones.base import (
     longest_input,
     require_candidates,
     require_text,
+    require_words,
     text_or_pair,
 )
 from pituning.errors import BackboneError
@@ -40,6 +41,7 @@ class Classifier(Backbone):
         self.modality = "image" if getattr(model, "main_input_name", "") == "pixel_values" else "text"
         self.processor = processor
         if self.modality == "text":
+            require_words(model, processor, name)
             _require_padding(model, processor, name)
         self.max_length = longest_input(model, processor, max_length)
 
@@ -83,7 +85,7 @@ class Classifier(Backbone):
             images = [example.open_image() for example in examples]
             pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
             return self.on_device({"pixel_values": pixels})
-        texts = [text_or_pair(example, task) for example in examples]
+        texts = [text_or_pair(example, task, self.processor, self.max_length) for example in examples]
         return self.on_device(encode(self.processor, texts, self.max_length))
 
     def nll(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:

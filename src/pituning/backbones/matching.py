@@ -17,6 +17,7 @@ from pituning.backbones.base import (
     longest_input,
     require_candidates,
     require_text,
+    require_words,
     text_or_pair,
 )
 from pituning.errors import BackboneError
@@ -52,6 +53,7 @@ class Matching(Backbone):
         max_length: int = 256,
     ) -> None:
         super().__init__(model, name=name)
+        require_words(model, tokenizer, name)
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self.pooling, self.scale = pooling, scale
         self.max_length = longest_input(model, tokenizer, max_length)
@@ -88,7 +90,9 @@ class Matching(Backbone):
             images = [example.open_image() for example in examples]
             batch["pixel_values"] = self.image_processor(images=images, return_tensors="pt")["pixel_values"]
         else:
-            batch |= self._tokens([text_or_pair(example, task) for example in examples])
+            batch |= self._tokens(
+                [text_or_pair(example, task, self.tokenizer, self.max_length) for example in examples]
+            )
         return self.on_device(batch)
 
     def _tokens(self, texts: Sequence[tuple[str, str | None]]) -> Batch:

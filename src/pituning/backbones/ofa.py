@@ -12,7 +12,15 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from pituning import metrics
-from pituning.backbones.base import Backbone, Batch, answer_nll, is_prompt_learning, longest_input, pad
+from pituning.backbones.base import (
+    Backbone,
+    Batch,
+    answer_nll,
+    is_prompt_learning,
+    longest_input,
+    pad,
+    tell_cut,
+)
 from pituning.errors import BackboneError
 from pituning.models.ofa.beam_search import Constraints
 from pituning.models.ofa.candidates import CandidatePlan, plan
@@ -175,6 +183,8 @@ class Ofa(Backbone):
             texts = [replace(task, prompt=template).text(example) for example in examples]
         longest = longest_input(self.model, self.tokenizer, LONGEST)
         ids: list[list[int]] = self.tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
+        if max(map(len, ids), default=0) == longest:
+            tell_cut(longest)
         return ids
 
     def _encoder_inputs(

@@ -13,10 +13,13 @@ from pituning.backbones.base import (
     Backbone,
     Batch,
     answer_nll,
+    encode,
     few_at_once,
+    fitted,
     is_prompt_learning,
     longest_input,
     require_text,
+    require_words,
     search,
 )
 from pituning.task import Example, Task
@@ -30,6 +33,7 @@ class Seq2Seq(Backbone):
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, name: str, max_length: int = 512) -> None:
         super().__init__(model, name=name)
+        require_words(model, tokenizer, name)
         self.tokenizer = tokenizer
         self.max_length = longest_input(model, tokenizer, max_length)
 
@@ -39,7 +43,7 @@ class Seq2Seq(Backbone):
 
     def collate(self, examples: Sequence[Example], task: Task, *, independent: bool = False) -> Batch:
         """Encoder ids and mask, answer ids and mask."""
-        inputs = self._tokens([task.text(example) for example in examples])
+        inputs = self._tokens(self._texts(examples, task))
         answers = self._tokens([task.answer(example) for example in examples])
         return self.on_device(
             {
@@ -70,7 +74,7 @@ class Seq2Seq(Backbone):
     def _log_likelihoods(
         self, model: nn.Module, examples: Sequence[Example], task: Task
     ) -> Float[Tensor, "batch candidates"]:
-        batch = self.on_device(dict(self._tokens([task.text(example) for example in examples])))
+        batch = self.on_device(dict(self._tokens(self._texts(examples, task))))
         candidates = self.on_device(
             dict(self._tokens([task.candidate_texts[name] for name in task.candidates]))
         )
@@ -91,16 +95,17 @@ class Seq2Seq(Backbone):
 
     def generate(self, model: nn.Module, examples: Sequence[Example], task: Task) -> list[str]:
         """As the task's `decoding` says, the end-of-sequence token counted."""
-        batch = self.on_device(dict(self._tokens([task.text(example) for example in examples])))
+        batch = self.on_device(dict(self._tokens(self._texts(examples, task))))
         generator: Any = model
         tokens = generator.generate(**batch, **search(task.decoding))
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
+    def _texts(self, examples: Sequence[Example], task: Task) -> list[str]:
+        return [fitted(example, task, self.tokenizer, self.max_length) for example in examples]
+
     def _tokens(self, texts: Sequence[str]) -> Batch:
-        encoded = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
+        encoded = encode(self.tokenizer, [(text, None) for text in texts], self.max_length)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def _shift(self, labels: Tensor) -> Tensor:

@@ -61,12 +61,17 @@ def backbone_of(expert: Expert, given: str | None) -> Backbone:
         raise PoolError(
             "the backbone must be known", f"expert {expert.name!r} does not name it", "Pass --backbone."
         )
+    return named_backbone(name, given, f"expert {expert.name!r}")
+
+
+def named_backbone(name: str, given: str | None, by: str) -> Backbone:
+    """The backbone of a name that was given, or else that `by` has; then an error tells so."""
     try:
         return load_backbone(name)
     except BackboneError as error:
         if given:
             raise
-        told = f"{error.given}, as expert {expert.name!r} names it"
+        told = f"{error.given}, as {by} names it"
         raise BackboneError(error.must, told, "Pass --backbone.") from error
 
 

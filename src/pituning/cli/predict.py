@@ -6,8 +6,7 @@ import argparse
 from dataclasses import fields, replace
 from typing import Any
 
-from pituning.backbones import load_backbone
-from pituning.cli.embed import as_trained
+from pituning.cli.embed import as_trained, named_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.tasks import pool_named, task_named
 from pituning.cli.terminal import progress_wanted, table
@@ -115,7 +114,7 @@ def _embedded(
     name = options.backbone or around.backbone_name()
     if not name:
         raise PoolError("the backbone must be known", "no expert of the pool names it", "Pass --backbone.")
-    backbone = load_backbone(name)
+    backbone = named_backbone(name, options.backbone, f"the pool {options.pool}")
     if config.where == "expert" or backbone.head_modules(backbone.model):
         must = "a task that is embedded at an expert, or on a model with a head, needs its own in the pool"
         given = f"none of {few.name!r} that was embedded {config.manner} on these examples"

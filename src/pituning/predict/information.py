@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pituning.backbones import Backbone
 from pituning.backbones.base import batches_by_length
-from pituning.errors import BackboneError
+from pituning.errors import BackboneError, ConfigError
 from pituning.example import first_by_hash
 from pituning.expert import Expert, attach_expert, attach_untrained, is_head
 from pituning.predict.embedding import FisherConfig, TaskEmbedding
@@ -56,7 +56,9 @@ def embed(
         BackboneError: for sampled labels where the task has no candidates to sample from.
         ExpertError: if the expert does not fit the backbone.
     """
-    config = config or FisherConfig()
+    config = FisherConfig() if config is None else config
+    for kind, value in ((Backbone, backbone), (Expert, expert), (Task, task), (FisherConfig, config)):
+        ConfigError.check_kind(kind, value)
     if config.labels == "sampled" and not task.candidates:
         raise BackboneError(
             "labels are sampled among a task's candidates", f"{task.name!r} has none", "Use labels='gold'."
