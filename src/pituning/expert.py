@@ -310,10 +310,13 @@ def check_shapes(model: PeftModel, expert: Expert) -> None:
         if expected[name].shape != expert.tensors[name].shape
     )
     if wrong:
+        fix = "Use the backbone (and the number of classes) that it was trained with."
+        if all(".base_layer." in name for name in wrong):
+            fix = "PEFT adds those of the backbone's embeddings: save with `save_embedding_layers=False`."
         raise ExpertError(
             f"the tensors of expert {expert.name!r} must be those of its configuration on this backbone",
             f"missing, extra or of another shape: {', '.join(wrong[:5])}" + (" …" if len(wrong) > 5 else ""),
-            "Use the backbone (and the number of classes) that it was trained with.",
+            fix,
         )
 
 

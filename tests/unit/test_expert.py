@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from small import VARIANTS, expert, frozen, lora, model_of, outputs, outputs_of, same_tensors
 from torch import nn
@@ -281,3 +281,14 @@ def test_a_model_with_an_adapter_in_it_is_no_backbone() -> None:
 def test_a_model_that_cannot_recompute_activations_says_so() -> None:
     with pytest.raises(BackboneError, match=r"Linear.*Leave gradient_checkpointing out"):
         checkpoint_activations(nn.Linear(2, 2))
+
+
+def test_the_backbones_embeddings_in_an_adapter_are_told(tmp_path: Path) -> None:
+    """PEFT saves them by itself where it adapts embeddings."""
+    model = get_peft_model(tiny.llama()[0], LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]))
+    for folder, embeddings in ((tmp_path / "with", True), (tmp_path / "without", False)):
+        model.save_pretrained(str(folder), save_embedding_layers=embeddings)
+    bare = tiny.llama()[0]
+    with pytest.raises(ExpertError, match="save with `save_embedding_layers=False`"):
+        attach_expert(Frozen(bare), Expert.load(tmp_path / "with"))
+    attach_expert(Frozen(bare), Expert.load(tmp_path / "without"))
