@@ -13,7 +13,7 @@ import yaml
 from pituning.cells import FIELDS
 from pituning.decoding import Decoding
 from pituning.errors import TaskError
-from pituning.inferred import KINDS
+from pituning.inferred import KINDS, text_of
 from pituning.safe_files import UniqueKeyLoader, without_doubles
 from pituning.spelling import did_you_mean, did_you_mean_file
 
@@ -246,7 +246,7 @@ def _labels(content: Mapping[str, Any], file: Path, faults: list[TaskError]) -> 
         faults.append(TaskError("labels must differ", f"{names}", "Remove the label given twice."))
     if isinstance(value, dict):
         return {str(label): str(text) for label, text in value.items()}
-    return {str(label): str(label).replace("_", " ") for label in value}
+    return {str(label): text_of(str(label)) for label in value}
 
 
 def _mapping(

@@ -34,7 +34,13 @@ def infer_labels(train: Sequence[Example], kind: str | None) -> dict[str, str]:
     if kind in FREE_FORM_KINDS:
         return {}
     labels = sorted({example.label for example in train if example.label is not None})
-    return {label: label.replace("_", " ") for label in labels}
+    return {label: text_of(label) for label in labels}
+
+
+def text_of(label: str) -> str:
+    """What a model reads for a label that has no text of its own: spaces for underscores."""
+    text = label.replace("_", " ")
+    return text if text.strip() else label
 
 
 def infer_modality(train: Sequence[Example]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pituning import metrics
 from pituning.errors import TaskError
-from pituning.inferred import MODALITIES
+from pituning.inferred import MODALITIES, text_of
 from pituning.spelling import did_you_mean, listed
 
 
@@ -29,7 +29,7 @@ def setting_faults(
     if strange or len(set(candidates)) != len(candidates):
         given = f"candidates {list(candidates)}, texts for {strange or 'them'}"
         yield TaskError("candidates must differ, and texts be theirs", given, "Remove what is too much.")
-    yield from _text_faults({label: text_of(label, texts) for label in candidates})
+    yield from _text_faults({label: texts.get(label, text_of(label)) for label in candidates})
     if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
         yield TaskError("image_size must be a number of pixels from 1", repr(image_size), "Mend it.")
     try:
@@ -41,18 +41,13 @@ def setting_faults(
         yield TaskError("a prompt may hold {text_a} and {text_b}", repr(prompt), fix)
 
 
-def text_of(label: str, texts: Mapping[str, str]) -> str:
-    """What a model reads for a label: its text, or the label with spaces for underscores."""
-    return texts.get(label, label.replace("_", " "))
-
-
 def _text_faults(texts: Mapping[str, str]) -> Iterator[TaskError]:
     """Labels that no model can tell apart, by what it reads for them."""
     labels: dict[str, list[str]] = {}
     for label, text in texts.items():
         labels.setdefault(text, []).append(label)
     given = [f"{listed(alike)} are all {text!r}" for text, alike in labels.items() if len(alike) > 1]
-    given += [f"{label!r} is {text!r}" for label, text in texts.items() if not text.strip()]
+    given += [f"{label!r} is {text!r}" for label, text in texts.items() if not str(text).strip()]
     if given:
         must = "what a model reads for a label must differ from that of every other, and not be empty"
         yield TaskError(must, "; ".join(given[:5]), "Mend the labels, or their texts in the task file.")

@@ -27,9 +27,10 @@ from pituning.inferred import (
     infer_metric,
     infer_modality,
     misfit,
+    text_of,
 )
 from pituning.readers import find_splits, names_of_labels, read_split
-from pituning.settings import setting_faults, text_of
+from pituning.settings import setting_faults
 from pituning.spelling import did_you_mean, listed
 
 __all__ = ["KINDS", "MODALITIES", "Decoding", "Example", "Task", "load_task"]
@@ -53,7 +54,8 @@ class Task:
         decoding: how answers are generated, and what the decoder reads first.
 
     Raises:
-        TaskError: unknown modality or metric, a text for no candidate, a prompt with other fields.
+        TaskError: unknown modality or metric, a text for no candidate, candidates that a model reads alike or
+            as nothing, a prompt with other fields.
 
     Example:
         >>> task = load_task("sst2").sample(shots=16, seed=0)  # doctest: +SKIP
@@ -78,7 +80,7 @@ class Task:
     def __post_init__(self) -> None:
         said = (self.modality, self.metric, self.candidates, self.candidate_texts, self.prompt)
         TaskError.collect(list(setting_faults(*said, image_size=self.image_size)))
-        texts = {label: text_of(label, self.candidate_texts) for label in self.candidates}
+        texts = {label: text_of(label) for label in self.candidates} | dict(self.candidate_texts)
         object.__setattr__(self, "metric", metrics.metric_named(self.metric).name)
         object.__setattr__(self, "candidate_texts", texts)
         object.__setattr__(self, "source", self.source or content_hash(sorted(e.digest for e in self.train)))
@@ -246,15 +248,14 @@ class Task:
         return faults
 
     def _alike(self) -> list[TaskError]:
-        """Labels of training examples that are one but for blanks and case, as typing mistakes are."""
+        """Labels that read alike but for blanks and case, as mistakes of typing do."""
         found: dict[str, list[str]] = {}
         for label in self._classes:
-            found.setdefault(" ".join(label.lower().split()), []).append(repr(label))
+            found.setdefault(" ".join(self.candidate_texts[label].lower().split()), []).append(repr(label))
         given = [listed(labels) for labels in found.values() if len(labels) > 1]
-        must = "labels must differ by more than blanks and case"
-        return (
-            [TaskError(must, "; ".join(given[:5]), "Mend the rows, or name the `labels`.")] if given else []
-        )
+        must = "what a model reads for labels must differ by more than blanks and case"
+        fix = "Mend the rows; if they are two, give each a text of its own under `labels` in the task file."
+        return [TaskError(must, "; ".join(given[:5]), fix)] if given else []
 
     @property
     def repeated(self) -> int:
@@ -266,28 +267,33 @@ class Task:
         return sum(example.input_digest in shown for example in self.validation)
 
     def require_inputs(self, examples: Sequence[Example]) -> None:
-        """Raise TaskError for examples without the texts or images that a model reads."""
-        TaskError.collect(self._input_faults("examples", examples))
+        """Raise TaskError where no example has a text that the task reads; a missing image is found later."""
+        read = (getattr(example, name) for example in examples for name in self.texts_read)
+        if examples and self.modality == "text" and not any((text or "").strip() for text in read):
+            must = f"an example of task {self.name} must have {' or '.join(self.texts_read)}"
+            raise TaskError(must, "none", "Give it: `Example(text_a=...)`.")
+
+    @property
+    def texts_read(self) -> list[str]:
+        """Those of text_a and text_b that the prompt holds; without a prompt, both."""
+        if self.prompt is None:
+            return ["text_a", "text_b"]
+        return [name for _, name, _, _ in Formatter().parse(self.prompt) if name]
 
     def _load_faults(self) -> list[TaskError]:
         """The faults that `load_task` raises: see `check`."""
         faults = [*self._prompt_faults()]
         for split, examples in self._splits().items():
-            faults += self._input_faults(split, examples)
+            needed = [column for column in self._columns if not self._some_have(column, examples)]
+            faults += row_faults(split, examples, partial(_empty, needed, self.modality))
             faults += row_faults(split, examples, partial(self._answer_faults, split))
         return faults
 
-    def _input_faults(self, name: str, examples: Sequence[Example]) -> list[TaskError]:
-        """Examples without an image, or all without a text; a single empty text is a doubt."""
-        needed = [column for column in self._columns if not self._some_have(column, examples)]
-        return row_faults(name, examples, partial(_empty, needed, self.modality))
-
     def _prompt_faults(self) -> Iterator[TaskError]:
         """A prompt of texts with none that the examples have: all inputs would be the same."""
-        named = [name for _, name, _, _ in Formatter().parse(self.prompt or "") if name]
-        if self.prompt is None or not (named or self.modality == "text"):
+        if self.prompt is None or not (self.texts_read or self.modality == "text"):
             return
-        if self.train and not any(self._some_have(name, self.train) for name in named):
+        if self.train and not any(self._some_have(name, self.train) for name in self.texts_read):
             fix = "Put {text_a} where an example's text belongs."
             yield TaskError("a prompt must hold a text that the examples have", repr(self.prompt), fix)
 

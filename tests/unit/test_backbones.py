@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
+    AddedToken,
     CLIPForImageClassification,
     GPT2Config,
     GPT2LMHeadModel,
@@ -32,7 +33,7 @@ from transformers import (
     SiglipForImageClassification,
 )
 
-from pituning.backbones import Backbone, base, load_backbone
+from pituning.backbones import Backbone, base, load_backbone, texts
 from pituning.backbones.causal import Causal
 from pituning.backbones.classifier import Classifier, heads_of
 from pituning.backbones.matching import Matching
@@ -140,8 +141,8 @@ def test_log_likelihoods_are_those_of_each_candidate_scored_alone(
 def test_candidates_are_scored_behind_the_shortest_prompts(kind: str, backbone_of: BackboneOf) -> None:
     backbone, task = backbone_of(kind), tiny.text_task()
     model = backbone.fresh_module(task.candidates).eval()
-    for texts in (("",), ("", "w1 w2 w3 w4"), ("w1", "w1 w2 w3 w4 w5 w6 w7")):
-        examples = tuple(Example(text_a=text, label="green") for text in texts)
+    for words in (("",), ("", "w1 w2 w3 w4"), ("w1", "w1 w2 w3 w4 w5 w6 w7")):
+        examples = tuple(Example(text_a=text, label="green") for text in words)
         with torch.no_grad():
             found = backbone.log_likelihoods(model, examples, task)
         alone = torch.cat([losses(backbone, model, (example,), task) for example in examples])
@@ -488,44 +489,95 @@ def test_a_model_without_the_files_of_its_tokenizer_is_refused(kind: str, tmp_pa
         load_backbone(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["t5", "llama", "bert", "bert_classifier", "clip"])
-def test_the_tokenizer_of_a_larger_vocabulary_is_refused(
-    kind: str, backbone_of: BackboneOf, tmp_path: Path
-) -> None:
-    backbone = backbone_of(kind)
-    text = getattr(backbone.model.config, "text_config", backbone.model.config)
-    reader = tiny.tokenizer()
-    reader.add_tokens([f"new{number}" for number in range(text.vocab_size + 1 - len(reader))])
+@pytest.mark.parametrize("kind", ["t5", "llama", "bert", "bert_classifier"])
+def test_the_tokenizer_of_a_larger_vocabulary_is_refused(kind: str, tmp_path: Path) -> None:
+    reader, known = tiny.tokenizer(), len(tiny.VOCABULARY)
+    reader.add_tokens(["new"])
     reader.save_pretrained(tiny.save(kind, tmp_path))
-    with pytest.raises(BackboneError, match=f"{text.vocab_size} embeddings, and a token of the id"):
+    with pytest.raises(BackboneError, match=f"{known} embeddings, and a token of the id {known}"):
         load_backbone(tmp_path)
 
 
-@pytest.mark.parametrize("prompt", [None, "{text_a} user {text_b} :"])
-@pytest.mark.parametrize("kind", ["t5", "llama", "bert", "bert_classifier"])
-def test_of_a_long_pair_both_texts_are_read(kind: str, prompt: str | None, backbone_of: BackboneOf) -> None:
-    backbone, task = backbone_of(kind), dataclasses.replace(tiny.text_task(), prompt=prompt)
-    long = "w1 " * 600
-    starts = [] if kind == "llama" else [[("w2", long), ("w3", long)]]  # of its prompt the beginning is cut
-    for pairs in ([(long, "w2"), (long, "w3")], *starts):
-        rows = [Example(text_a=a, text_b=b) for a, b in pairs]
-        assert not torch.equal(*backbone.log_likelihoods(backbone.fresh_module(task.candidates), rows, task))
+def answers(backbone: Backbone, prompt: str | None, *pairs: tuple[str, str | None]) -> Tensor:
+    """The likelihoods of each pair of texts, one row each."""
+    task = dataclasses.replace(tiny.text_task(), prompt=prompt)
+    rows = [Example(text_a=first, text_b=second) for first, second in pairs]
+    return backbone.log_likelihoods(backbone.fresh_module(task.candidates), rows, task)
 
 
-def test_texts_that_are_cut_are_told(backbone_of: BackboneOf, caplog: pytest.LogCaptureFixture) -> None:
-    base.tell_cut.cache_clear()
-    backbone, task = backbone_of("bert"), tiny.text_task()
-    for words in (60, 62, 63, 80):
-        backbone.log_likelihoods(backbone.model, [Example(text_a="w1 " * words)], task)
-        assert len(caplog.messages) == (words >= 62)
-    assert caplog.messages == ["inputs are read up to 64 tokens; what is longer is cut"]
+LONG = "w1 " * 600
+SPLIT = [("t5", None), *((kind, "{text_a} user {text_b} :") for kind in ("t5", "bert", "bert_classifier"))]
+
+
+def test_special_tokens_beyond_the_embeddings_are_no_words(tmp_path: Path) -> None:
+    """As Llama's copies have a `<pad>` that nothing pads with, and no attribute names."""
+    reader = tiny.tokenizer(f"{tiny.BOS} $A")
+    reader.add_tokens([AddedToken("<more>", special=True)])
+    assert "<more>" not in reader.all_special_tokens
+    reader.save_pretrained(tiny.save("llama", tmp_path))
+    assert load_backbone(tmp_path).family == "causal"
+
+
+@pytest.mark.parametrize(("kind", "prompt"), SPLIT)
+def test_of_a_long_pair_the_longer_is_cut(kind: str, prompt: str | None, backbone_of: BackboneOf) -> None:
+    backbone = backbone_of(kind)
+    assert not torch.equal(*answers(backbone, prompt, (LONG, "w2"), (LONG, "w3")))
+    assert not torch.equal(*answers(backbone, prompt, ("w2", LONG), ("w3", LONG)))
+    assert torch.equal(*answers(backbone, prompt, (LONG + "w2", "w3"), (LONG + "w4", "w3")))
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert", "bert_classifier"])
+def test_what_a_prompt_does_not_hold_is_not_cut_and_what_leaves_no_room_is_kept(
+    kind: str, backbone_of: BackboneOf
+) -> None:
+    backbone = backbone_of(kind)
+    assert torch.equal(*answers(backbone, "{text_b} :", (LONG, LONG), ("", LONG)))
+    assert not torch.equal(*answers(backbone, "{text_a} " + "user " * 600, ("w2", ""), ("w3", "")))
+
+
+def test_a_text_is_cut_in_a_few_steps(backbone_of: BackboneOf) -> None:
+    """Each step reads the whole text again."""
+    backbone, task = (
+        backbone_of("bert"),
+        dataclasses.replace(tiny.text_task(), prompt="{text_a} user {text_b}"),
+    )
+    assert isinstance(backbone, Matching)
+    seen = []
+
+    def counting(text: str, **options: Any) -> Any:
+        seen.append(text)
+        return backbone.tokenizer(text, **options)
+
+    for first, second in ((LONG, "w2"), (LONG, LONG), ("w2 " * 80, "w3"), (" " * 5000 + "w1", LONG)):
+        seen.clear()
+        text = texts.fitted(Example(text_a=first, text_b=second), task, counting, 64)
+        assert len(seen) < 30
+        assert 50 < len(backbone.tokenizer(text)["input_ids"]) <= 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("t5", 511), ("llama", 124), ("bert", 62), ("clip", 62), ("siglip", 15)]
+)
+def test_texts_that_are_cut_are_told_once(
+    kind: str, words: int, backbone_of: BackboneOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`words` are as many as fit."""
+    texts._tell_cut.cache_clear()
+    backbone, task = backbone_of(kind), dataclasses.replace(tiny.text_task(), prompt=None)
+    for count, times in ((words, 0), (words + 1, 1), (4 * words, 1)):
+        backbone.log_likelihoods(backbone.model, [Example(text_a="w1 " * count)], task)
+        assert caplog.messages == ["texts of more tokens than the model reads are cut"] * times
 
 
 def test_nothing_is_predicted_from_nothing(backbone_of: BackboneOf) -> None:
     backbone, task = backbone_of("bert"), tiny.text_task()
-    for example in (Example(), Example(text_b="w1")):
-        with pytest.raises(TaskError, match="must have text_a; given: examples row 1: none"):
-            backbone.predict(backbone.model, [example], task)
+    asked = dataclasses.replace(task, prompt="{text_a} :")
+    for example, refused in ((Example(), task), (Example(text_b="w1"), asked), (Example(text_a=" "), asked)):
+        with pytest.raises(TaskError, match="must have text_a"):
+            backbone.predict(backbone.model, [example], refused)
+    alone = dataclasses.replace(task, prompt="{text_b} :")
+    for example, read in ((Example(text_b="w1"), alone), (Example(text_a="w1", text_b=""), task)):
+        assert len(backbone.predict(backbone.model, [example], read)) == 1
 
 
 @pytest.mark.parametrize(("last", "refused"), [("Normalize", False), ("Dense", True)])

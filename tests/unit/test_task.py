@@ -225,7 +225,13 @@ def test_labels_that_read_alike_are_refused(texts, said):
 def test_labels_that_differ_by_blanks_and_case_alone_are_doubted():
     labels = ("bad", "Bad ", "very_good")
     (fault,) = task(candidates=labels, train=examples("train", *labels)).check()
-    assert "labels must differ by more than blanks and case; given: 'bad', 'Bad '. Mend" in str(fault)
+    assert "must differ by more than blanks and case; given: 'bad', 'Bad '. Mend" in str(fault)
+    named = {"Bad ": "capital bad"}
+    assert task(candidates=labels, candidate_texts=named, train=examples("train", *labels)).check() == []
+
+
+def test_a_label_of_underscores_alone_is_read_as_it_is():
+    assert task(candidates=("_", "bad", "very_good")).candidate_texts["_"] == "_"
 
 
 @pytest.mark.parametrize("prompt", ["Is it good?", "Is {text_b} good?", "{{text_a}}"])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -18,12 +16,7 @@ from pituning.errors import BackboneError, ConfigError, TaskError
 from pituning.foundation import fingerprint_of, require_bare, shared_copy
 from pituning.task import Example, Task
 
-log = logging.getLogger(__name__)
-
 Batch = dict[str, Tensor]
-
-SPECIAL = 8
-"""More tokens than a tokenizer adds to a text; of the others there is at most one a byte."""
 
 ROWS = 256
 """Rows at a time while candidates are scored, one for each example and candidate."""
@@ -209,86 +202,6 @@ def require_text(task: Task, family: str) -> None:
             f"task {task.name!r} has modality {task.modality!r}",
             "Use a backbone whose processor reads images.",
         )
-
-
-def fitted(example: Example, task: Task, tokenizer: Any, longest: int) -> str:
-    """The text that a model reads; of one of more tokens, the longer part is cut, so that the other stays."""
-    text = task.text(example)
-    if task.prompt is None and example.text_b is None:
-        return text  # the tokenizer cuts its end
-    while len(text.encode()) + SPECIAL > longest and (example.text_a or example.text_b):
-        excess = len(tokenizer(text, verbose=False)["input_ids"]) - longest
-        if excess <= 0:
-            break
-        tell_cut(longest)
-        name = max("text_a", "text_b", key=lambda name: len(getattr(example, name) or ""))
-        part = getattr(example, name)
-        example = replace(example, **{name: part[: max(len(part) // 2, len(part) - excess)]})
-        text = task.text(example)
-    return text
-
-
-@cache
-def tell_cut(longest: int) -> None:
-    """Say once that texts are cut."""
-    log.warning("inputs are read up to %d tokens; what is longer is cut", longest)
-
-
-def text_or_pair(example: Example, task: Task, tokenizer: Any, longest: int) -> tuple[str, str | None]:
-    """The rendered prompt; where there is none, the two texts for the tokenizer's own pair encoding."""
-    if task.prompt is None and example.text_b is not None:
-        return example.text_a or "", example.text_b
-    return fitted(example, task, tokenizer, longest), None
-
-
-def encode(
-    tokenizer: Any, texts: Sequence[tuple[str, str | None]], max_length: int, padding: bool | str = True
-) -> Batch:
-    """What the tokenizer makes of texts or pairs of texts, padded: the ids, the mask and any token types."""
-    pairs = [pair for _, pair in texts]
-    encoded = tokenizer(
-        [text for text, _ in texts],
-        [pair or "" for pair in pairs] if any(pair is not None for pair in pairs) else None,
-        padding=padding,
-        truncation=True,
-        max_length=max_length,
-        return_tensors="pt",
-    )
-    if padding is True and encoded["input_ids"].shape[1] == max_length:
-        tell_cut(max_length)
-    return dict(encoded)
-
-
-def require_words(model: nn.Module, tokenizer: Any, name: str) -> None:
-    """Raise where a tokenizer is not the model's: it knows special tokens alone, or ids that the model lacks.
-
-    transformers makes the first of a folder without a tokenizer's files.
-    """
-    special = {*tokenizer.all_special_ids}
-    words = [token for token in tokenizer.get_vocab().values() if token not in special]
-    if len(words) < 2:
-        raise BackboneError(
-            f"{name} must have a tokenizer that knows words",
-            "it knows special tokens alone, as where its files are missing",
-            "Save it into the model's folder: `tokenizer.save_pretrained(folder)`.",
-        )
-    config: Any = model.config
-    size = getattr(getattr(config, "text_config", config), "vocab_size", None)
-    highest = max([*words, tokenizer.pad_token_id or 0])
-    if size is not None and highest >= size:
-        raise BackboneError(
-            f"{name} must have an embedding for each token of its tokenizer",
-            f"{size} embeddings, and a token of the id {highest}",
-            "Use the model's own tokenizer, or call `model.resize_token_embeddings(len(tokenizer))`.",
-        )
-
-
-def longest_input(model: nn.Module, tokenizer: Any, wanted: int) -> int:
-    """`wanted` tokens, or the fewer that the model has positions for or the tokenizer was made for."""
-    config: Any = model.config
-    text = getattr(config, "text_config", config)
-    limits = [getattr(text, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
-    return min([wanted, *(int(limit) for limit in limits if limit)])
 
 
 def search(decoding: Decoding) -> dict[str, Any]:

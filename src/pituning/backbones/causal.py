@@ -18,13 +18,11 @@ from pituning.backbones.base import (
     answer_nll,
     few_at_once,
     is_prompt_learning,
-    longest_input,
     pad,
     require_text,
-    require_words,
     search,
-    tell_cut,
 )
+from pituning.backbones.texts import longest_input, require_words, tell_if_cut
 from pituning.task import Example, Task
 
 # What state-space layers remember of a text cannot be repeated for each of its candidates.
@@ -189,8 +187,9 @@ class Causal(Backbone):
             longest = max(min(self.max_length, self.positions - room), 1)
             special = self.template is None
             encoded = self.tokenizer(texts, truncation=True, max_length=longest, add_special_tokens=special)
-            if max(map(len, encoded["input_ids"]), default=0) == longest:
-                tell_cut(longest)
+            if any(len(row) == longest for row in encoded["input_ids"]):
+                whole = self.tokenizer(texts, add_special_tokens=special, verbose=False)
+                tell_if_cut(whole["input_ids"], longest)
             end = self.tokenizer.eos_token_id
             return Prompts(ids=[row[:-1] if row and row[-1] == end else row for row in encoded["input_ids"]])
         images = [[example.open_image()] for example in examples]

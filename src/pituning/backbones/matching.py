@@ -13,13 +13,10 @@ from pituning.backbones.base import (
     Backbone,
     Batch,
     candidate_indices,
-    encode,
-    longest_input,
     require_candidates,
     require_text,
-    require_words,
-    text_or_pair,
 )
+from pituning.backbones.texts import encode, longest_input, require_words, text_or_pair
 from pituning.errors import BackboneError
 from pituning.task import Example, Task
 

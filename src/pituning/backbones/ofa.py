@@ -12,15 +12,8 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from pituning import metrics
-from pituning.backbones.base import (
-    Backbone,
-    Batch,
-    answer_nll,
-    is_prompt_learning,
-    longest_input,
-    pad,
-    tell_cut,
-)
+from pituning.backbones.base import Backbone, Batch, answer_nll, is_prompt_learning, pad
+from pituning.backbones.texts import longest_input, tell_if_cut
 from pituning.errors import BackboneError
 from pituning.models.ofa.beam_search import Constraints
 from pituning.models.ofa.candidates import CandidatePlan, plan
@@ -183,8 +176,8 @@ class Ofa(Backbone):
             texts = [replace(task, prompt=template).text(example) for example in examples]
         longest = longest_input(self.model, self.tokenizer, LONGEST)
         ids: list[list[int]] = self.tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
-        if max(map(len, ids), default=0) == longest:
-            tell_cut(longest)
+        if any(len(row) == longest for row in ids):
+            tell_if_cut(self.tokenizer(texts, verbose=False)["input_ids"], longest)
         return ids
 
     def _encoder_inputs(

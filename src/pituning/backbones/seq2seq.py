@@ -13,15 +13,12 @@ from pituning.backbones.base import (
     Backbone,
     Batch,
     answer_nll,
-    encode,
     few_at_once,
-    fitted,
     is_prompt_learning,
-    longest_input,
     require_text,
-    require_words,
     search,
 )
+from pituning.backbones.texts import encode, fitted, longest_input, require_words
 from pituning.task import Example, Task
 
 

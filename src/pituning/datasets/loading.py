@@ -15,6 +15,7 @@ from pituning.errors import TaskError
 from pituning.example import Example
 from pituning.faults import faults_by_kind
 from pituning.gold import chosen
+from pituning.inferred import text_of
 from pituning.spelling import did_you_mean
 
 Splits = dict[str, tuple[Example, ...]]
@@ -113,7 +114,7 @@ def _labels(dataset: Dataset, rows: Mapping[str, Rows], answers: Collection[str]
         return dataset.labels
     if dataset.kind != "vqa":
         names = {example.label for _, example in rows["train"].examples}
-        return {name: name.replace("_", " ") for name in sorted(filter(None, names))}
+        return {name: text_of(name) for name in sorted(filter(None, names))}
     if not answers:
         known = [e for split in ("train", "validation") if split in rows for _, e in rows[split].examples]
         answers = sorted({answer for example in known if (answer := chosen(example, ()))})
