@@ -67,7 +67,11 @@ class _Parser(argparse.ArgumentParser):
             names = re.findall(r"--[a-z-]+", self.format_help())
             close = difflib.get_close_matches(unknown[0], names, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            if not close and unknown[0].startswith("--") and "build" in arguments:
+            if (
+                not close
+                and unknown[0].startswith("--")
+                and [self.prog, arguments[0]] == ["pituning pool", "build"]
+            ):
                 hint = "; other settings are given in a file, with --recipe"
             self.error(f"every argument must be one of this verb's; given: {' '.join(unknown)}{hint}")
         return options

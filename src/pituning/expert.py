@@ -311,7 +311,7 @@ def check_shapes(model: PeftModel, expert: Expert) -> None:
     )
     if wrong:
         fix = "Use the backbone (and the number of classes) that it was trained with."
-        if all(".base_layer." in name for name in wrong):
+        if all(name.endswith(".base_layer.weight") for name in wrong):
             fix = "PEFT adds those of the backbone's embeddings: save with `save_embedding_layers=False`."
         raise ExpertError(
             f"the tensors of expert {expert.name!r} must be those of its configuration on this backbone",

@@ -47,9 +47,13 @@ def _text_faults(texts: Mapping[str, str]) -> Iterator[TaskError]:
     for label, text in texts.items():
         labels.setdefault(text, []).append(label)
     given = [f"{listed(alike)} are all {text!r}" for text, alike in labels.items() if len(alike) > 1]
-    given += [f"{label!r} is {text!r}" for label, text in texts.items() if not str(text).strip()]
+    given += [
+        f"{label!r} is {text!r}"
+        for label, text in texts.items()
+        if not (isinstance(text, str) and text.strip())
+    ]
     if given:
-        must = "what a model reads for a label must differ from that of every other, and not be empty"
+        must = "what a model reads for a label must be a text, not empty, and another for each"
         yield TaskError(must, "; ".join(given[:5]), "Mend the labels, or their texts in the task file.")
 
 

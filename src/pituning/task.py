@@ -251,10 +251,12 @@ class Task:
         """Labels that read alike but for blanks and case, as mistakes of typing do."""
         found: dict[str, list[str]] = {}
         for label in self._classes:
-            found.setdefault(" ".join(self.candidate_texts[label].lower().split()), []).append(repr(label))
+            text = self.candidate_texts[label]
+            told = repr(label) if text == text_of(label) else f"{label!r} ({text!r})"
+            found.setdefault(" ".join(text.lower().split()), []).append(told)
         given = [listed(labels) for labels in found.values() if len(labels) > 1]
         must = "what a model reads for labels must differ by more than blanks and case"
-        fix = "Mend the rows; if they are two, give each a text of its own under `labels` in the task file."
+        fix = "Mend the rows; if both are meant, give them other texts under `labels` in the task file."
         return [TaskError(must, "; ".join(given[:5]), fix)] if given else []
 
     @property
@@ -267,18 +269,21 @@ class Task:
         return sum(example.input_digest in shown for example in self.validation)
 
     def require_inputs(self, examples: Sequence[Example]) -> None:
-        """Raise TaskError where no example has a text that the task reads; a missing image is found later."""
+        """Raise TaskError for examples without an image, where one is read, or all without a text."""
+        if self.modality != "text":
+            TaskError.collect(row_faults("examples", examples, partial(_empty, ["image"], self.modality)))
+            return
         read = (getattr(example, name) for example in examples for name in self.texts_read)
-        if examples and self.modality == "text" and not any((text or "").strip() for text in read):
+        if examples and self.texts_read and not any((text or "").strip() for text in read):
             must = f"an example of task {self.name} must have {' or '.join(self.texts_read)}"
-            raise TaskError(must, "none", "Give it: `Example(text_a=...)`.")
+            raise TaskError(must, "none", f"Give it: `Example({self.texts_read[0]}=...)`.")
 
     @property
     def texts_read(self) -> list[str]:
         """Those of text_a and text_b that the prompt holds; without a prompt, both."""
         if self.prompt is None:
             return ["text_a", "text_b"]
-        return [name for _, name, _, _ in Formatter().parse(self.prompt) if name]
+        return sorted({name for _, name, _, _ in Formatter().parse(self.prompt) if name})
 
     def _load_faults(self) -> list[TaskError]:
         """The faults that `load_task` raises: see `check`."""

@@ -301,6 +301,10 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
         lambda w, t: ("pool", "build", t / "p", w.task(), "--backbone", w.backbone, "--epochs", 2),
         ("given: --epochs 2; other settings are given in a file, with --recipe",),
     ),
+    "unknown option of a verb without a recipe": (
+        lambda w, t: ("pool", "list", w.pool, "--zzzz"),
+        ("given: --zzzz. Run `pituning pool --help`",),
+    ),
     "unknown option": (
         lambda w, t: tuning(w, t / "out", "--shot", "4"),
         ("given: --shot 4", "did you mean --shots? Run `pituning tune --help`"),

@@ -489,10 +489,11 @@ def test_a_model_without_the_files_of_its_tokenizer_is_refused(kind: str, tmp_pa
         load_backbone(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["t5", "llama", "bert", "bert_classifier"])
-def test_the_tokenizer_of_a_larger_vocabulary_is_refused(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("role", [None, "pad_token", "eos_token"])
+@pytest.mark.parametrize("kind", ["t5", "llama", "bert", "bert_classifier", "clip", "siglip"])
+def test_the_tokenizer_of_a_larger_vocabulary_is_refused(kind: str, role: str | None, tmp_path: Path) -> None:
     reader, known = tiny.tokenizer(), len(tiny.VOCABULARY)
-    reader.add_tokens(["new"])
+    reader.add_special_tokens({role: "new"}) if role else reader.add_tokens(["new"])
     reader.save_pretrained(tiny.save(kind, tmp_path))
     with pytest.raises(BackboneError, match=f"{known} embeddings, and a token of the id {known}"):
         load_backbone(tmp_path)
@@ -548,7 +549,14 @@ def test_a_text_is_cut_in_a_few_steps(backbone_of: BackboneOf) -> None:
         seen.append(text)
         return backbone.tokenizer(text, **options)
 
-    for first, second in ((LONG, "w2"), (LONG, LONG), ("w2 " * 80, "w3"), (" " * 5000 + "w1", LONG)):
+    padded = "w1 " * 62 + " " * 5000
+    for first, second in (
+        (LONG, "w2"),
+        (padded, "w2"),
+        (LONG, LONG),
+        ("w2 " * 80, "w3"),
+        (" " * 5000 + "w1", LONG),
+    ):
         seen.clear()
         text = texts.fitted(Example(text_a=first, text_b=second), task, counting, 64)
         assert len(seen) < 30
@@ -572,10 +580,16 @@ def test_texts_that_are_cut_are_told_once(
 def test_nothing_is_predicted_from_nothing(backbone_of: BackboneOf) -> None:
     backbone, task = backbone_of("bert"), tiny.text_task()
     asked = dataclasses.replace(task, prompt="{text_a} :")
+    reads_nothing = load_backbone("ofa-mini")  # as an image, where there is none
     for example, refused in ((Example(), task), (Example(text_b="w1"), asked), (Example(text_a=" "), asked)):
         with pytest.raises(TaskError, match="must have text_a"):
             backbone.predict(backbone.model, [example], refused)
+    for seen in (tiny.picture_task(), tiny.picture_task(question=True)):
+        with pytest.raises(TaskError, match="must have image"):
+            reads_nothing.predict(reads_nothing.model, [Example(text_a="w1")], seen)
     alone = dataclasses.replace(task, prompt="{text_b} :")
+    with pytest.raises(TaskError, match=r"must have text_b.*Example\(text_b=\.\.\.\)"):
+        backbone.predict(backbone.model, [Example(text_a="w1")], alone)
     for example, read in ((Example(text_b="w1"), alone), (Example(text_a="w1", text_b=""), task)):
         assert len(backbone.predict(backbone.model, [example], read)) == 1
 

@@ -217,7 +217,7 @@ def test_validation_examples_that_training_shows_are_counted_and_drawn_out():
     ],
 )
 def test_labels_that_read_alike_are_refused(texts, said):
-    with pytest.raises(TaskError, match="what a model reads for a label must differ") as refused:
+    with pytest.raises(TaskError, match="what a model reads for a label must be a text") as refused:
         task(candidate_texts=texts)
     assert said in str(refused.value)
 
@@ -226,6 +226,8 @@ def test_labels_that_differ_by_blanks_and_case_alone_are_doubted():
     labels = ("bad", "Bad ", "very_good")
     (fault,) = task(candidates=labels, train=examples("train", *labels)).check()
     assert "must differ by more than blanks and case; given: 'bad', 'Bad '. Mend" in str(fault)
+    told = task(candidate_texts={"bad": "Good", "very_good": "good"}).check()
+    assert "given: 'bad' ('Good'), 'very_good' ('good')." in str(told[0])
     named = {"Bad ": "capital bad"}
     assert task(candidates=labels, candidate_texts=named, train=examples("train", *labels)).check() == []
 

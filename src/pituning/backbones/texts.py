@@ -25,8 +25,9 @@ def require_words(model: Any, tokenizer: Any, name: str) -> None:
 
     transformers makes the first of a folder without a tokenizer's files.
     """
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special = added.union(tokenizer.all_special_ids)
+    special = {*tokenizer.all_special_ids}
+    with suppress(NotImplementedError):  # of Mistral's own
+        special |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     words = [number for number in tokenizer.get_vocab().values() if number not in special]
     if len(words) < 2:
         raise BackboneError(
@@ -35,9 +36,10 @@ def require_words(model: Any, tokenizer: Any, name: str) -> None:
             "Save it into the model's folder: `tokenizer.save_pretrained(folder)`.",
         )
     rows = None
-    with suppress(NotImplementedError):  # of CLIP and CANINE
-        rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    highest = max([*words, tokenizer.pad_token_id or 0])
+    with suppress(NotImplementedError):  # of CANINE, which has no table of its characters
+        table = getattr(model, "text_model", model).get_input_embeddings()
+        rows = getattr(table, "num_embeddings", None)
+    highest = max([*words, tokenizer.pad_token_id or 0, tokenizer.eos_token_id or 0])
     if rows is not None and highest >= rows:
         raise BackboneError(
             f"{name} must have an embedding for each token of its tokenizer",
@@ -69,7 +71,7 @@ def fitted(example: Example, task: Task, tokenizer: Any, longest: int) -> str:
         _tell_cut()
         name, part = max(parts.items(), key=lambda item: len(item[1]))
         excess = max(1, (tokens - longest) * len(part) // tokens)  # in characters, about
-        example = replace(example, **{name: part[: max(len(part) // 2, len(part) - excess)]})
+        example = replace(example, **{name: part[: max(len(part) // 2, len(part) - excess)].rstrip()})
         text = task.text(example)
     return text
 
@@ -89,7 +91,7 @@ def encode(
     second = [pair or "" for pair in pairs] if any(pair is not None for pair in pairs) else None
     cut = {"truncation": True, "max_length": longest}
     encoded = tokenizer(first, second, padding=padding, return_tensors="pt", **cut)
-    if encoded["input_ids"].shape[1] == longest:
+    if encoded["input_ids"].shape[1] == longest and not _tell_cut.cache_info().currsize:
         tell_if_cut(tokenizer(first, second, verbose=False)["input_ids"], longest)
     return dict(encoded)
 
