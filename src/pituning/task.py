@@ -273,10 +273,11 @@ class Task:
         if self.modality != "text":
             TaskError.collect(row_faults("examples", examples, partial(_empty, ["image"], self.modality)))
             return
-        read = (getattr(example, name) for example in examples for name in self.texts_read)
-        if examples and self.texts_read and not any((text or "").strip() for text in read):
-            must = f"an example of task {self.name} must have {' or '.join(self.texts_read)}"
-            raise TaskError(must, "none", f"Give it: `Example({self.texts_read[0]}=...)`.")
+        names = self.texts_read
+        read = (getattr(example, name) for example in examples for name in names)
+        if examples and names and not any((text or "").strip() for text in read):
+            must = f"an example of task {self.name} must have {' or '.join(names)}"
+            raise TaskError(must, "none", f"Give it: `Example({names[0]}=...)`.")
 
     @property
     def texts_read(self) -> list[str]:
