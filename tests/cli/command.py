@@ -91,16 +91,22 @@ def refuse(outcome: Outcome, *fragments: str) -> None:
         assert fragment in outcome.err
 
 
+WAIT = 600
+"""Seconds after which a process hangs; a machine that is busy with other work may take minutes."""
+
+
 def outcome_of(running: subprocess.Popen[str]) -> Outcome:
-    out, err = running.communicate(timeout=240)
+    out, err = running.communicate(timeout=WAIT)
     return Outcome(running.returncode, out, err)
 
 
 def wait_for(condition: Callable[[], bool], running: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + WAIT
     while not condition():
         assert running.poll() is None, outcome_of(running)
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            running.kill()
+            raise AssertionError(outcome_of(running))
         time.sleep(0.01)
 
 
