@@ -87,16 +87,13 @@ class ConfigError(PituningError):
         ]
 
     @classmethod
-    def check_kind(cls, kind: type, *values: object) -> None:
-        """Raise ConfigError for a value of another kind, such as a path for what lies there."""
-        for value in values:
+    def check_kinds(cls, *pairs: tuple[type, object]) -> None:
+        """Raise ConfigError for a value that is not of its type, such as a path for what lies there."""
+        for kind, value in pairs:
             if not isinstance(value, kind):
+                must = f"what stands here must be of type {kind.__name__}"
                 given = f"{value!r:.60}, a {type(value).__name__}"
-                raise cls(
-                    f"what stands here must be of type {kind.__name__}",
-                    given,
-                    _MADE_BY.get(kind.__name__, _MADE),
-                )
+                raise cls(must, given, _MADE_BY.get(kind.__name__, _MADE))
 
     @classmethod
     def check_numbers(cls, config: object) -> None:

@@ -203,7 +203,7 @@ def attach_expert(backbone: Foundation, expert: Expert) -> PeftModel:
     Raises:
         ExpertError: if the adapter does not fit the backbone.
     """
-    ConfigError.check_kind(Expert, expert)
+    ConfigError.check_kinds((Expert, expert))
     return _loaded(backbone, expert, load_into, overwritten=True)
 
 

@@ -85,9 +85,8 @@ class PiConfig:
     def __post_init__(self) -> None:
         """Collect what is out of range; `train` and `tune` get this run's seed."""
         ConfigError.check_numbers(self)
-        kinds = ((TrainConfig, self.train), (TuneConfig, self.tune), (FisherConfig, self.fisher))
-        for kind, value in kinds:
-            ConfigError.check_kind(kind, value)
+        parts = ((TrainConfig, self.train), (TuneConfig, self.tune), (FisherConfig, self.fisher))
+        ConfigError.check_kinds(*parts)
         for part in ("train", "tune"):
             object.__setattr__(self, part, replace(getattr(self, part), seed=self.seed))
         given = {name: getattr(self, name) for name in ("k", "shots", "rank")}

@@ -144,7 +144,7 @@ class Pool:
         Raises:
             PoolError: if the name is taken and `replace` is not set, or the folder cannot be written.
         """
-        ConfigError.check_kind(Expert, expert)
+        ConfigError.check_kinds((Expert, expert))
         self.check_name(expert.name)
         if embedding is not None:
             embedding.check_fresh(expert)

@@ -49,10 +49,9 @@ def pi_tune(
         PituningError: for whatever the user can mend; see `pituning.errors`.
     """
     config = PiConfig() if config is None else config
-    for kind, value in ((Backbone, backbone), (Task, task), (Pool, pool), (PiConfig, config)):
-        ConfigError.check_kind(kind, value)
+    ConfigError.check_kinds((Backbone, backbone), (Task, task), (Pool, pool), (PiConfig, config))
     if expert is not None:
-        ConfigError.check_kind(Expert, expert)
+        ConfigError.check_kinds((Expert, expert))
     stages = Stages(workdir, resume, progress)
     prediction = predicted(backbone, task, pool, config, expert=expert, stages=stages)
     return interpolated(backbone, task, prediction, stages)

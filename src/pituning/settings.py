@@ -43,10 +43,7 @@ def setting_faults(
 
 def _text_faults(texts: Mapping[str, str]) -> Iterator[TaskError]:
     """Labels that no model can tell apart, by what it reads for them."""
-    labels: dict[str, list[str]] = {}
-    for label, text in texts.items():
-        labels.setdefault(text, []).append(label)
-    given = [f"{listed(alike)} are all {text!r}" for text, alike in labels.items() if len(alike) > 1]
+    given = [f"{listed(labels)} are all {texts[labels[0]]!r}" for labels in _sharing(texts)]
     given += [
         f"{label!r} is {text!r}"
         for label, text in texts.items()
@@ -55,6 +52,28 @@ def _text_faults(texts: Mapping[str, str]) -> Iterator[TaskError]:
     if given:
         must = "what a model reads for a label must be a text, not empty, and another for each"
         yield TaskError(must, "; ".join(given[:5]), "Mend the labels, or their texts in the task file.")
+
+
+def alike(texts: Mapping[str, str]) -> Iterator[TaskError]:
+    """Labels that a model reads alike but for blanks and case, as mistakes of typing do."""
+    plain = {label: " ".join(text.lower().split()) for label, text in texts.items()}
+    told = {
+        label: repr(label) if text == text_of(label) else f"{label!r} ({text!r})"
+        for label, text in texts.items()
+    }
+    given = [listed([told[label] for label in labels]) for labels in _sharing(plain)]
+    if given:
+        must = "what a model reads for labels must differ by more than blanks and case"
+        fix = "Mend the rows; if both are meant, give them other texts under `labels` in the task file."
+        yield TaskError(must, "; ".join(given[:5]), fix)
+
+
+def _sharing(texts: Mapping[str, str]) -> list[list[str]]:
+    """The labels of each text that two or more have."""
+    found: dict[str, list[str]] = {}
+    for label, text in texts.items():
+        found.setdefault(text, []).append(label)
+    return [labels for labels in found.values() if len(labels) > 1]
 
 
 def _metric_faults(metric: str, candidates: Sequence[str]) -> Iterator[TaskError]:

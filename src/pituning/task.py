@@ -30,7 +30,7 @@ from pituning.inferred import (
     text_of,
 )
 from pituning.readers import find_splits, names_of_labels, read_split
-from pituning.settings import setting_faults
+from pituning.settings import alike, setting_faults
 from pituning.spelling import did_you_mean, listed
 
 __all__ = ["KINDS", "MODALITIES", "Decoding", "Example", "Task", "load_task"]
@@ -240,24 +240,12 @@ class Task:
             texts = [column for column in self._columns if self._some_have(column, examples)]
             faults += row_faults(split, examples, partial(_empty, texts, self.modality))
         faults += leaks("train", self.train, self.test) + leaks("validation", self.validation, self.test)
-        faults += self._alike()
+        faults += alike({label: self.candidate_texts[label] for label in self._classes})
         classes = {example.label for example in self.train}
         if self._classes and len(classes) == 1:
             given = f"{self.name} with {classes.pop()!r} alone"
             faults.append(TaskError("training data must hold two classes or more", given, "Add examples."))
         return faults
-
-    def _alike(self) -> list[TaskError]:
-        """Labels that read alike but for blanks and case, as mistakes of typing do."""
-        found: dict[str, list[str]] = {}
-        for label in self._classes:
-            text = self.candidate_texts[label]
-            told = repr(label) if text == text_of(label) else f"{label!r} ({text!r})"
-            found.setdefault(" ".join(text.lower().split()), []).append(told)
-        given = [listed(labels) for labels in found.values() if len(labels) > 1]
-        must = "what a model reads for labels must differ by more than blanks and case"
-        fix = "Mend the rows; if both are meant, give them other texts under `labels` in the task file."
-        return [TaskError(must, "; ".join(given[:5]), fix)] if given else []
 
     @property
     def repeated(self) -> int:

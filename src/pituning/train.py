@@ -123,8 +123,7 @@ def train_expert(
         TrainingError: if the loss is not finite.
     """
     config = TrainConfig() if config is None else config
-    for kind, value in ((Backbone, backbone), (Task, task), (TrainConfig, config)):
-        ConfigError.check_kind(kind, value)
+    ConfigError.check_kinds((Backbone, backbone), (Task, task), (TrainConfig, config))
     backbone.check(task)
     labels = task.candidates
     heads = backbone.head_modules(backbone.model)

@@ -538,10 +538,8 @@ def test_what_a_prompt_does_not_hold_is_not_cut_and_what_leaves_no_room_is_kept(
 
 def test_a_text_is_cut_in_a_few_steps(backbone_of: BackboneOf) -> None:
     """Each step reads the whole text again."""
-    backbone, task = (
-        backbone_of("bert"),
-        dataclasses.replace(tiny.text_task(), prompt="{text_a} user {text_b}"),
-    )
+    backbone = backbone_of("bert")
+    task = dataclasses.replace(tiny.text_task(), prompt="{text_a} user {text_b}")
     assert isinstance(backbone, Matching)
     seen = []
 

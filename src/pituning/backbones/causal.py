@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -187,9 +188,8 @@ class Causal(Backbone):
             longest = max(min(self.max_length, self.positions - room), 1)
             special = self.template is None
             encoded = self.tokenizer(texts, truncation=True, max_length=longest, add_special_tokens=special)
-            if any(len(row) == longest for row in encoded["input_ids"]):
-                whole = self.tokenizer(texts, add_special_tokens=special, verbose=False)
-                tell_if_cut(whole["input_ids"], longest)
+            whole = partial(self.tokenizer, texts, add_special_tokens=special, verbose=False)
+            tell_if_cut(encoded["input_ids"], longest, whole)
             end = self.tokenizer.eos_token_id
             return Prompts(ids=[row[:-1] if row and row[-1] == end else row for row in encoded["input_ids"]])
         images = [[example.open_image()] for example in examples]

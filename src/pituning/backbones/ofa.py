@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -176,8 +177,7 @@ class Ofa(Backbone):
             texts = [replace(task, prompt=template).text(example) for example in examples]
         longest = longest_input(self.model, self.tokenizer, LONGEST)
         ids: list[list[int]] = self.tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
-        if any(len(row) == longest for row in ids):
-            tell_if_cut(self.tokenizer(texts, verbose=False)["input_ids"], longest)
+        tell_if_cut(ids, longest, partial(self.tokenizer, texts, verbose=False))
         return ids
 
     def _encoder_inputs(

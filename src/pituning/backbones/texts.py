@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -63,9 +63,9 @@ def fitted(example: Example, task: Task, tokenizer: Any, longest: int) -> str:
         return whole  # the tokenizer cuts its end
     while len(text.encode()) + SPECIAL > longest:
         tokens = len(tokenizer(text, verbose=False)["input_ids"])
-        parts = {name: part for name in task.texts_read if (part := getattr(example, name))}
         if tokens <= longest:
             return text
+        parts = {name: part for name in task.texts_read if (part := getattr(example, name))}
         if not parts:
             return whole  # the prompt alone is too long
         _tell_cut()
@@ -91,14 +91,15 @@ def encode(
     second = [pair or "" for pair in pairs] if any(pair is not None for pair in pairs) else None
     cut = {"truncation": True, "max_length": longest}
     encoded = tokenizer(first, second, padding=padding, return_tensors="pt", **cut)
-    if encoded["input_ids"].shape[1] == longest and not _tell_cut.cache_info().currsize:
-        tell_if_cut(tokenizer(first, second, verbose=False)["input_ids"], longest)
+    tell_if_cut(encoded["input_ids"], longest, partial(tokenizer, first, second, verbose=False))
     return dict(encoded)
 
 
-def tell_if_cut(rows: Sequence[Sequence[int]], longest: int) -> None:
-    """Say once that texts are cut, where these have more tokens."""
-    if any(len(row) > longest for row in rows):
+def tell_if_cut(rows: Iterable[Sized], longest: int, whole: Callable[[], Mapping[str, Any]]) -> None:
+    """Say once that texts are cut: that a row is full is a sign, `whole` tells its length without a limit."""
+    if _tell_cut.cache_info().currsize or all(len(row) < longest for row in rows):
+        return
+    if any(len(row) > longest for row in whole()["input_ids"]):
         _tell_cut()
 
 

@@ -60,7 +60,7 @@ class Mixture(nn.Module):
         initial: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        ConfigError.check_kind(Expert, *experts)
+        ConfigError.check_kinds(*((Expert, expert) for expert in experts))
         self.backbone = Frozen(backbone) if isinstance(backbone, nn.Module) else backbone
         require_one_device(self.backbone.model)
         self.experts = sorted(experts, key=lambda expert: expert.name)

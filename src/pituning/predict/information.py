@@ -57,8 +57,7 @@ def embed(
         ExpertError: if the expert does not fit the backbone.
     """
     config = FisherConfig() if config is None else config
-    for kind, value in ((Backbone, backbone), (Expert, expert), (Task, task), (FisherConfig, config)):
-        ConfigError.check_kind(kind, value)
+    ConfigError.check_kinds((Backbone, backbone), (Expert, expert), (Task, task), (FisherConfig, config))
     if config.labels == "sampled" and not task.candidates:
         raise BackboneError(
             "labels are sampled among a task's candidates", f"{task.name!r} has none", "Use labels='gold'."
