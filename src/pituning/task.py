@@ -256,6 +256,13 @@ class Task:
         shown = {example.input_digest for example in self.train}
         return sum(example.input_digest in shown for example in self.validation)
 
+    @property
+    def contradicted(self) -> int:
+        """How many inputs training shows with several labels, of which one at most can be right."""
+        labeled = {(example.input_digest, example.label) for example in self.train if self._classes}
+        counts = Counter(digest for digest, _ in labeled)
+        return sum(count > 1 for count in counts.values())
+
     def require_inputs(self, examples: Sequence[Example]) -> None:
         """Raise TaskError for examples without an image, where one is read, or all without a text."""
         if self.modality != "text":

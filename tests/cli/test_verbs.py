@@ -442,6 +442,15 @@ def test_check_says_how_a_task_was_understood(tmp_path: Path) -> None:
     ]
 
 
+def test_check_tells_texts_with_several_labels(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "t")
+    both = [{"text_a": "neither this nor that", "label": label} for label in ("red", "green")]
+    write_rows(task / "train.jsonl", [*read_rows(task / "train.jsonl"), *both])
+    outcome = call("check", task)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "training inputs with several labels, of which one at most is right: 1" in outcome.out
+
+
 def test_a_run_goes_on_with_what_check_finds_fault_with_and_says_so(world: World, tmp_path: Path) -> None:
     task = write_task(tmp_path / "leaky")
     write_rows(task / "test.jsonl", [*read_rows(task / "train.jsonl")[:2], {"text_a": "  ", "label": "red"}])

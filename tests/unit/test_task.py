@@ -208,6 +208,12 @@ def test_validation_examples_that_training_shows_are_counted_and_drawn_out():
     assert seen.sample(2, 0).repeated == 0
 
 
+def test_inputs_that_training_shows_with_several_labels_are_counted():
+    twice = [Example(text_a="so", label=label) for label in ("bad", "bad", "very_good")]
+    assert task(train=(*examples("train", "bad"), *twice[:2])).contradicted == 0
+    assert task(train=(*examples("train", "bad"), *twice)).contradicted == 1
+
+
 @pytest.mark.parametrize(
     ("texts", "said"),
     [

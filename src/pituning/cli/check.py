@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pituning.cli.tasks import MINI, task_named, told_repeated
+from pituning.cli.tasks import MINI, notes, task_named
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import Expert
 from pituning.manifest import MANIFEST
@@ -82,7 +82,7 @@ def _understood(task: Task) -> dict[str, Any]:
     return {
         "task": {"kind": task.kind, "modality": task.modality, "metric": task.metric},
         "examples": {split: len(examples) for split, examples in splits.items()},
-        "repeated": told_repeated(task),
+        "notes": list(notes(task)),
         "labels": {label: answers[label] for label in sorted(task.candidates, key=lambda one: answers[one])},
     }
 
@@ -90,8 +90,8 @@ def _understood(task: Task) -> dict[str, Any]:
 def _told(understood: Mapping[str, Any]) -> list[str]:
     sizes = ", ".join(f"{count or 'no'} {split}" for split, count in understood["examples"].items())
     lines = ["{kind} of {modality}, scored by {metric}".format(**understood["task"]) + f"; {sizes} examples"]
+    lines += understood["notes"]
     labels = [f"{label} ({count})" for label, count in understood["labels"].items()]
-    lines += [understood["repeated"]] if understood["repeated"] else []
     return [*lines, *([f"labels, the rarest first: {listed(labels)}"] if labels else [])]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from pituning.errors import PoolError, TaskError
@@ -56,15 +57,17 @@ def look_over(task: Task) -> None:
     TaskError.collect(task.image_faults())
     for fault in task.doubts():
         log.warning("%s: %s", task.name, fault)
-    if repeated := told_repeated(task):
-        log.warning("%s: %s", task.name, repeated)
+    for note in notes(task):
+        log.warning("%s: %s", task.name, note)
 
 
-def told_repeated(task: Task) -> str:
-    """What `Task.repeated` means; "" where there are none."""
-    count = task.repeated
-    told = f"{count} of {len(task.validation)} validation examples are in training, too"
-    return f"{told}: without --shots, which leaves them out, they say nothing of what is new" if count else ""
+def notes(task: Task) -> Iterator[str]:
+    """What is no fault of the data, and yet harms: see `Task.repeated` and `Task.contradicted`."""
+    if task.repeated:
+        told = f"{task.repeated} of {len(task.validation)} validation examples are in training, too"
+        yield f"{told}: without --shots, which leaves them out, they say nothing of what is new"
+    if task.contradicted:
+        yield f"training inputs with several labels, of which one at most is right: {task.contradicted}"
 
 
 def members(name: str) -> list[str]:
