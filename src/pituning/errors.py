@@ -97,7 +97,10 @@ class ConfigError(PituningError):
 
     @classmethod
     def check_numbers(cls, config: object) -> None:
-        """Raise ConfigError for fields of a dataclass that are numbers, and have something else."""
+        """Raise ConfigError for fields of a dataclass that are numbers, and have something else.
+
+        What is NumPy's becomes Python's, which JSON can hold.
+        """
         faults = []
         for name, hint in get_type_hints(type(config)).items():
             value, kinds = getattr(config, name), get_args(hint) or (hint,)
@@ -107,6 +110,8 @@ class ConfigError(PituningError):
             if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
                 must = f"{name} must be a {'whole ' if whole else ''}number"
                 faults.append(cls(must, repr(value), "Write one, without quotes."))
+            elif type(value) not in (int, float):
+                object.__setattr__(config, name, int(value) if whole else float(value))
         cls.collect(faults)
 
 

@@ -143,6 +143,7 @@ class Pool:
 
         Raises:
             PoolError: if the name is taken and `replace` is not set, or the folder cannot be written.
+            StaleEmbeddingError: if the embedding is of another state of the expert, or not finite.
         """
         ConfigError.check_kinds((Expert, expert))
         self.check_name(expert.name)

@@ -17,6 +17,7 @@ from pituning.backbones import Backbone
 from pituning.errors import BackboneError, ConfigError, StaleEmbeddingError, TaskError
 from pituning.expert import Expert, ExpertCard, attach, attach_expert, saved_tensors
 from pituning.methods import peft_config
+from pituning.pool import Pool
 from pituning.predict import FisherConfig, TaskEmbedding, embed, similarity
 from pituning.predict.information import FIRST_CHECK, component_name, sample_labels
 from pituning.safe_files import parse_metadata
@@ -189,6 +190,29 @@ def test_embedding_stops_when_twice_the_examples_change_it_little(backbone: Back
     assert embed(backbone, expert, task, middle).examples == 4 * FIRST_CHECK
     tight = FisherConfig(tolerance=(1 - second) / 2)
     assert embed(backbone, expert, task, tight).examples == everything.examples
+
+
+@pytest.mark.parametrize("examples", [FIRST_CHECK + 10, 3 * FIRST_CHECK])
+def test_a_task_that_teaches_nothing_is_embedded_at_zero(examples: int, backbone: Backbone) -> None:
+    task = tiny.text_task(train=examples)
+    one = dataclasses.replace(task, candidates=("only",), candidate_texts={}, validation=(), test=())
+    train = tuple(dataclasses.replace(example, label="only") for example in task.train)
+    taught = dataclasses.replace(one, train=train)
+    assert embed(backbone, expert_for(backbone, taught), taught).is_zero
+
+
+def test_what_could_not_be_read_again_is_not_written(
+    backbone: Backbone, expert: Expert, task: Task, tmp_path: Path
+) -> None:
+    found = embed(backbone, expert, task)
+    name = min(found.components)
+    broken = dataclasses.replace(
+        found, components=found.components | {name: torch.full_like(found.components[name], float("nan"))}
+    )
+    pool = Pool.create(tmp_path / "pool")
+    with pytest.raises(StaleEmbeddingError, match="is not finite, non-negative float32"):
+        pool.add(expert, broken)
+    assert list(pool) == []
 
 
 def test_sampled_labels_are_the_seeds(backbone: Backbone, expert: Expert, task: Task) -> None:

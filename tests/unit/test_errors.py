@@ -85,7 +85,9 @@ def test_a_path_or_a_name_for_what_lies_there_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("k", ["3", 3.0, None, True])
 def test_what_is_no_number_is_named(k: object) -> None:
     ConfigError.check_numbers(Options(k=1, rate=1))
-    ConfigError.check_numbers(Options(k=np.int64(1), rate=None))  # type: ignore[arg-type]
+    options = Options(k=np.int64(1), rate=np.float32(0.5))  # type: ignore[arg-type]
+    ConfigError.check_numbers(options)
+    assert (type(options.k), type(options.rate)) == (int, float)
     with pytest.raises(ConfigError, match=f"k must be a whole number; given: {re.escape(repr(k))}"):
         ConfigError.check_numbers(Options(k=k))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"rate must be a number; given: '0\.1'"):

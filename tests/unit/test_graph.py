@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+
 import pytest
 import torch
 
 from pituning.errors import ConfigError
 from pituning.predict import Neighbor, TaskEmbedding, TaskGraph, similarity
+from pituning.predict.delta import comparable, shared_modules, similarities_in_delta
 from pituning.predict.similarity import Setting
 
 
@@ -95,3 +99,31 @@ def test_a_graph_compares_in_the_setting_of_its_embeddings() -> None:
         TaskGraph([A, small[1]])
     with pytest.raises(ConfigError, match="one manner"):
         TaskGraph(small).nearest(A, 1)
+
+
+def lora_point(task: str, ranks: dict[str, int], seed: int, zero: bool = False) -> TaskEmbedding:
+    """Information of a LoRA of these ranks on modules of 5 inputs and 4 outputs."""
+    draw = torch.Generator().manual_seed(seed)
+    shapes = {f"{n}.lora_A.weight": (r, 5) for n, r in ranks.items()}
+    shapes |= {f"{n}.lora_B.weight": (4, r) for n, r in ranks.items()}
+    components = {n: torch.rand(shape, generator=draw) * (not zero) for n, shape in shapes.items()}
+    return replace(point(task, 1.0), components=components)
+
+
+def test_in_delta_space_all_pairs_are_compared_as_each_alone() -> None:
+    points = {
+        "one": lora_point("one", {"q": 2, "v": 2}, 0),
+        "other rank": lora_point("other rank", {"q": 3, "v": 1}, 1),
+        "q alone": lora_point("q alone", {"q": 2}, 2),
+        "elsewhere": lora_point("elsewhere", {"k": 2}, 3),
+        "zero": lora_point("zero", {"q": 2, "v": 2}, 4, zero=True),
+    }
+    found = similarities_in_delta(points)
+    for a, b in product(points, points):
+        mine, theirs = shared_modules(points[a], points[b])
+        expected = float(a == b)
+        if a != b and comparable(points[a], points[b]):
+            expected = similarity(mine.components, theirs.components)
+        assert found[a][b] == pytest.approx(expected, abs=1e-6), (a, b)
+    assert 0 < found["one"]["other rank"] < 1
+    assert found["one"]["elsewhere"] == found["one"]["zero"] == 0

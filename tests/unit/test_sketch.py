@@ -181,6 +181,18 @@ def test_a_big_pool_reads_few_experts(pool: Pool, monkeypatch: pytest.MonkeyPatc
     assert len(around.similarity("target", target, k=2, space="parameters", without=refused)) <= 31
 
 
+def test_a_shortlist_grows_until_enough_of_it_can_help(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketched, "SHORTLIST", 4)
+    monkeypatch.setattr(sketched, "AT_ONCE", 2)
+    around, target = neighborhood_of(pool, exact=0), point("target", drawn(100, 1))
+    refused = {name: "of another start" for name in pool if name not in ("e0", "e2", "e39")}
+    for k in (1, 3, 5):
+        found = around.nearest(target, k, space="parameters", without=refused)
+        exact = neighborhood_of(pool).nearest(target, k, space="parameters", without=refused)
+        assert [one.name for one in found] == [one.name for one in exact]
+    assert len(found) == 3
+
+
 def test_what_is_looked_at_is_among_the_similarities_of_a_big_pool(pool: Pool) -> None:
     around, target = neighborhood_of(pool, exact=0), point("target", drawn(100, 1))
     refused = around.refusals(tiny("target"), target, "parameters")

@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 # Of the experts whose sketches are nearest, so many at a time are read and compared exactly, until the
 # nearest have stayed the same for so many times, or the squared difference of every other sketch is so many
-# times that of theirs (at least that of two roundings).
+# times that of theirs (at least that of two roundings). Where too few of the shortlist can help, it grows.
 AT_ONCE, UNCHANGED, FAR = 24, 3, 1.5
 ROUNDED = 1 / 6
-SHORTLIST = 384
+SHORTLIST, GROWTH = 384, 4
 
 DRAWN = 30  # `similarity` and `others` are of so many of the nearest
 
@@ -113,25 +113,37 @@ class SketchedNeighborhood(Neighborhood):
         similarity(mine, mine, setting=embedding.setting)  # raises where the embedding says nothing
         order = Order(mine)
         flat = order.flat(mine)
-        candidates, unchanged = self.index.nearest(embedding, SHORTLIST), 0
-        if not candidates and self.embeddings:
-            log.warning("no expert of the pool has the same tensors, embedded %s", embedding.manner)
         alike: dict[str, float] = {}
         found: list[str] = []
-        for start in range(0, len(candidates), AT_ONCE):
-            batch = [one for one in candidates[start : start + AT_ONCE] if one.name not in alike]
-            files = {one.name: content for one in batch if (content := _file(self.pool, one))}
-            values = [order.values(content, self.pool.path / name) for name, content in files.items()]
-            compared = flat_similarities(flat, values, order.sizes, setting=embedding.setting)
-            alike |= dict(zip(files, compared.tolist(), strict=True))
-            best = sorted(alike, key=lambda name: (-alike[name], name))
-            helpful = (name for name in best if self._may_help(name, embedding, without))
-            before, found = found, [*islice(helpful, k)]
-            unchanged = unchanged + 1 if found == before and len(found) == k else 0
-            apart = len(found) == k and _lie_apart(found, candidates, start + AT_ONCE)
-            if unchanged == UNCHANGED or apart:
+        for candidates in self._shortlists(embedding):
+            unchanged = 0
+            for start in range(0, len(candidates), AT_ONCE):
+                batch = [one for one in candidates[start : start + AT_ONCE] if one.name not in alike]
+                files = {one.name: content for one in batch if (content := _file(self.pool, one))}
+                values = [order.values(content, self.pool.path / name) for name, content in files.items()]
+                compared = flat_similarities(flat, values, order.sizes, setting=embedding.setting)
+                alike |= dict(zip(files, compared.tolist(), strict=True))
+                best = sorted(alike, key=lambda name: (-alike[name], name))
+                helpful = (name for name in best if self._may_help(name, embedding, without))
+                before, found = found, [*islice(helpful, k)]
+                unchanged = unchanged + 1 if found == before and len(found) == k else 0
+                apart = len(found) == k and _lie_apart(found, candidates, start + AT_ONCE)
+                if unchanged == UNCHANGED or apart:
+                    break
+            if len(found) == k:
                 break
         return [Neighbor(name, alike[name]) for name in found]
+
+    def _shortlists(self, embedding: TaskEmbedding) -> Iterator[list[Candidate]]:
+        """Those whose sketches are nearest, and ever more of them, as long as there are more."""
+        most, found = SHORTLIST, self.index.nearest(embedding, SHORTLIST)
+        if not found and self.embeddings:
+            log.warning("no expert of the pool has the same tensors, embedded %s", embedding.manner)
+        while found:
+            yield found
+            most, before = GROWTH * most, len(found)
+            more = self.index.nearest(embedding, most)
+            found = more if len(more) > before else []
 
     def _drawn(
         self, embedding: TaskEmbedding, k: int, *, space: Space, without: Mapping[str, str]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations_with_replacement, product
 
+import torch
 from torch import Tensor
 
 from pituning.predict.embedding import TaskEmbedding
-from pituning.predict.similarity import similarity
+from pituning.predict.similarity import all_similarities
 
 
 def similarities_in_delta(points: Mapping[str, TaskEmbedding]) -> dict[str, dict[str, float]]:
@@ -18,11 +19,22 @@ def similarities_in_delta(points: Mapping[str, TaskEmbedding]) -> dict[str, dict
     Two that adapt no module in common, or learn nothing there, have the similarity 0.
     """
     summed = {name: _over_inputs_and_outputs(point.components) for name, point in points.items()}
-    found = {name: {name: 1.0} for name in points}
-    for one, two in combinations(points, 2):
-        mine, theirs = _shared(summed[one], summed[two])
-        alike = similarity(mine, theirs, setting=points[one].setting) if _meet(mine, theirs) else 0.0
-        found[one][two] = found[two][one] = alike
+    kinds: dict[frozenset[tuple[str, torch.Size]], list[str]] = {}
+    for name, components in summed.items():
+        kinds.setdefault(frozenset((n, t.shape) for n, t in components.items()), []).append(name)
+    found = {name: dict.fromkeys(points, 0.0) | {name: 1.0} for name in points}
+    for (one, mine), (two, theirs) in combinations_with_replacement(kinds.items(), 2):
+        both = [component for component, _ in one & two]
+        names = mine if one is two else [*mine, *theirs]
+        if not both or len(names) < 2:
+            continue
+        shared = [{component: summed[name][component] for component in both} for name in names]
+        matrix = all_similarities(shared, setting=points[names[0]].setting, strict=False)
+        alike = {
+            name: dict(zip(names, row, strict=True)) for name, row in zip(names, matrix.tolist(), strict=True)
+        }
+        for a, b in product(mine, theirs):
+            found[a][b] = found[b][a] = alike[a][b]
     return found
 
 

@@ -153,10 +153,15 @@ class TaskEmbedding:
             )
 
     def to_bytes(self) -> bytes:
-        """One safetensors file; what made it is in the metadata."""
+        """One safetensors file; what made it is in the metadata.
+
+        Raises:
+            StaleEmbeddingError: it could not be read again, such as for a value that is not finite.
+        """
         facts = {name: getattr(self, name) for name in _FACTS}
         tensors = {name: tensor.contiguous() for name, tensor in self.components.items()}
         content: bytes = save(tensors, metadata={"embedding": json.dumps(facts, sort_keys=True)})
+        self.from_bytes(content, Path(EMBEDDING))
         return content
 
     @classmethod

@@ -136,9 +136,9 @@ def _fisher(
             bar.update(run.examples - bar.n)
             if config.tolerance and run.examples in checkpoints:
                 mean = run.mean
-                if before is not None and similarity(before, mean) >= 1 - config.tolerance:
+                if before and similarity(before, mean) >= 1 - config.tolerance:
                     break
-                before = mean
+                before = mean if any(tensor.any() for tensor in mean.values()) else None
     return run.mean, run.examples
 
 

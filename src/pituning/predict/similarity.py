@@ -61,7 +61,7 @@ def similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, setting: Set
 def similarities(
     a: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]], *, setting: Setting = "default"
 ) -> Float[Tensor, " others"]:
-    """`similarity` of one embedding with each of `others`, float64 [others]."""
+    """`similarity` of one embedding with each of `others`, float64 [others], on the CPU."""
     _check_values(a)
     for other in others:
         _check_components(a, other)
@@ -72,7 +72,7 @@ def similarities(
     total = torch.zeros(len(others), dtype=torch.float64)
     used = torch.zeros(len(others), dtype=torch.float64)
     for name in sorted(a):
-        values = torch.stack([e[name].flatten().double() for e in (a, *others)])
+        values = torch.stack([e[name].flatten().cpu().double() for e in (a, *others)])
         found, known = _cosines(_compared(values, means, setting))
         total += found
         used += known
@@ -106,11 +106,16 @@ def _cosines(values: Float[Tensor, "n size"]) -> tuple[Float[Tensor, " others"],
 
 
 def all_similarities(
-    embeddings: Sequence[Mapping[str, Tensor]], *, setting: Setting = "default"
+    embeddings: Sequence[Mapping[str, Tensor]], *, setting: Setting = "default", strict: bool = True
 ) -> Float[Tensor, "n n"]:
-    """`similarity` of all pairs, float64; in the default setting from float32 values, to about 1e-6.
+    """`similarity` of all pairs, float64, on the CPU; in the default setting of float32, to about 1e-6.
 
     One row of a component is compared with as many others as stay in a processor's cache.
+
+    Args:
+        embeddings: of the same components.
+        setting: see `similarity`.
+        strict: raise where two share no component that is not zero; else their similarity is 0.
     """
     size = len(embeddings)
     for embedding in embeddings:
@@ -122,7 +127,7 @@ def all_similarities(
     for name in sorted(embeddings[0]) if embeddings else ():
         values = torch.cat(
             [
-                _compared(e[name].reshape(1, -1).double(), m, setting).to(dtype)
+                _compared(e[name].reshape(1, -1).cpu().double(), m, setting).to(dtype)
                 for e, m in zip(embeddings, means.split(1), strict=True)
             ]
         )
@@ -140,7 +145,8 @@ def all_similarities(
                 total[row, start : start + block] += torch.where(known, both / norms.where(known, 1.0), 0.0)
                 used[row, start : start + block] += known
     matrix = (total / used.clamp(min=1.0)).clamp(max=1.0)
-    _check_known(used + used.T + torch.eye(size))
+    if strict:
+        _check_known(used + used.T + torch.eye(size))
     return matrix + matrix.T + torch.eye(size, dtype=torch.float64)
 
 
