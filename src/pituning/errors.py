@@ -110,8 +110,9 @@ class ConfigError(PituningError):
             if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
                 must = f"{name} must be a {'whole ' if whole else ''}number"
                 faults.append(cls(must, repr(value), "Write one, without quotes."))
-            elif type(value) not in (int, float):
-                object.__setattr__(config, name, int(value) if whole else float(value))
+            elif not isinstance(value, int | float):
+                plain = int(value) if isinstance(value, Integral) else float(value)
+                object.__setattr__(config, name, plain)
         cls.collect(faults)
 
 
