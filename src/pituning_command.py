@@ -112,6 +112,8 @@ def _interruptible(given: list[str]) -> int:
             return _main(given)
     except KeyboardInterrupt as stop:
         told = "interrupted; nothing half-written was left."
+        if given[:2] == ["pool", "build"]:
+            told = "interrupted; what is in the pool stays, and the same command goes on from there."
         if given and given[0] in TOGETHER:
             told = (
                 "interrupted; no result was written. Checkpoints, if there are any, are kept in a hidden "

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, final, get_args
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from pituning.backbones import Backbone
@@ -20,10 +19,10 @@ from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert
 from pituning.interpolate.compatible import Space, foreign_to, obstacle
 from pituning.neighborhood import neighborhood_of
-from pituning.places import unwritable
+from pituning.places import alone_in
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, embed
-from pituning.store import LOCK, WORK
+from pituning.store import WORK
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
 
@@ -65,7 +64,7 @@ def add_expert(
         pool.add(expert, embedding, replace=overwrite)
         shutil.rmtree(workdir, ignore_errors=True)
 
-    with _alone(workdir) if is_first() else nullcontext():
+    with alone_in(workdir) if is_first() else nullcontext():
         from_first(partial(pool.check_free, name, replace=overwrite))
         expert = train_expert(
             backbone,
@@ -269,31 +268,6 @@ def _consumed(outcomes: Outcomes, bar: tqdm[NoReturn], count: int) -> Built:
             bar.set_postfix_str(f"{failed}{retries} retries")
             bar.update()
     return Built(names, faults, retries)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock in a folder for checkpoints; it goes when it is left with nothing but the lock."""
-    lock = FileLock(folder / LOCK)
-    while not lock.is_locked:
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise unwritable(folder, error) from error
-        try:
-            lock.acquire()
-        except FileNotFoundError:  # its holder was waited for, and has finished and cleared the folder
-            continue
-        except OSError as error:
-            raise unwritable(folder, error) from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # held still: who waits for it sees that it is gone, and makes a new one
-            (folder / LOCK).unlink()
-        lock.release()
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def obstacles(expert: Expert, pool: Pool) -> dict[Space, str]:

@@ -21,7 +21,7 @@ class Decoding:
             without its end-of-sequence token.
         ends: whether an answer ends with the end-of-sequence token; False: it is one token without it.
         num_beams: 1 decodes greedily.
-        max_new_tokens: the longest answer, the end-of-sequence token not counted.
+        max_new_tokens: the longest answer; the end-of-sequence token counts, but with OFA, as in its code.
         min_new_tokens: the shortest.
         no_repeat_ngram_size: no n-gram of this size twice in an answer; 0 allows all.
         box_range: pixels of the resized image that the highest box token stands for; None: the image's size.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,21 @@ SPLITS: Mapping[str, str] = {
 }
 """Every accepted name of a split, and the split it means."""
 
+KEYS = (
+    "name",
+    "kind",
+    "modality",
+    "metric",
+    "labels",
+    "candidates",
+    "prompt",
+    "columns",
+    "splits",
+    "image_size",
+    "decoding",
+)
+"""What a task file may say; `_dataset_keys` beside it, for a dataset that we know by name."""
+
 _FILES = ("task.yaml", "task.yml", "task.json")
 
 
@@ -43,6 +58,7 @@ class Description:
         dataset: name of a built-in definition that says what the file leaves out.
         answers: file with the candidate answers of a dataset of questions.
         box_format: how a table of such a dataset writes boxes, "xyxy" or "xywh".
+        unread: keys of the file that mean nothing to us.
     """
 
     folder: Path
@@ -59,6 +75,7 @@ class Description:
     dataset: str | None = None
     answers: Path | None = None
     box_format: str | None = None
+    unread: tuple[str, ...] = ()
 
 
 def read_description(path: Path) -> Description:
@@ -71,13 +88,7 @@ def read_description(path: Path) -> Description:
     file = _task_file(path)
     content = _parse(file)
     dataset_keys = _dataset_keys(content)
-    others = {
-        "folder",
-        "dataset",
-        "answers",
-        "box_format",
-    }  # a card's own `datasets` or `answer` is no mistake
-    known = {entry.name for entry in fields(Description)} - others | {"candidates", *dataset_keys}
+    known = {*KEYS, *dataset_keys}
     faults = [_misspelt(file, key, known) for key in content if _is_near(key, known)]
     if content.get("labels") is not None and content.get("candidates") is not None:
         given = f"both in {file.name}"
@@ -94,7 +105,9 @@ def read_description(path: Path) -> Description:
     image_size = content.get("image_size")
     if image_size is not None and type(image_size) is not int:
         faults.append(TaskError("image_size must be a whole number", f"{image_size!r}", "Write pixels."))
-    columns = _mapping(content, "columns", FIELDS + ("objects",) * bool(dataset_keys), faults)
+    columns = _mapping(content, "columns", FIELDS + ("text",) + ("objects",) * bool(dataset_keys), faults)
+    if "text" in columns:  # as it may be called in a table without pictures
+        columns.setdefault("text_a", columns.pop("text"))
     named = _mapping(content, "splits", tuple(SPLITS), faults)
     twice = {key for key in named if [SPLITS[other] for other in named].count(SPLITS[key]) > 1}
     if twice:
@@ -111,6 +124,7 @@ def read_description(path: Path) -> Description:
         dataset=dataset.get("dataset"),
         answers=file.parent / named_file if (named_file := dataset.get("answers")) else None,
         box_format=dataset.get("box_format"),
+        unread=tuple(key for key in content if key not in known),
         **texts,
     )
 

@@ -123,6 +123,7 @@ _MADE_BY = {
     "Expert": "`Expert.load(folder)` makes one.",
     "Example": "`Example(text_a=...)` makes one.",
     "Sequence": "Put it into a list.",
+    "Module": "The model comes first, its tokenizer or processor second.",
 }
 _MADE = "Its name, with the settings in brackets, makes one."
 

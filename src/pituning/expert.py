@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,18 +32,34 @@ from pituning.card import UNKNOWN, ExpertCard
 from pituning.errors import ConfigError, ExpertError, PituningError
 from pituning.foundation import Foundation
 from pituning.methods.targets import inside
-from pituning.places import scratch_beside, unwritable
+from pituning.places import appearing, unwritable
 from pituning.seed import isolated_seed
 from pituning.task import Task
 
 
 @dataclass(frozen=True, eq=False)
 class Expert:
-    """An adapter's configuration and tensors, named as PEFT saves them."""
+    """An adapter's configuration and tensors, named as PEFT saves them.
+
+    Attributes:
+        card: what is known of it: its name, task, backbone, data, scores and training.
+        config: PEFT's.
+        tensors: name -> tensor on the CPU.
+
+    Example:
+        >>> expert = Expert.load("pool/films")  # doctest: +SKIP
+        >>> expert.name, expert.method  # doctest: +SKIP
+        ('films', 'LORA')
+    """
 
     card: ExpertCard
     config: PeftConfig
     tensors: Mapping[str, Tensor]
+
+    def __repr__(self) -> str:
+        """Short: a notebook shows it."""
+        numbers = sum(tensor.numel() for tensor in self.tensors.values())
+        return f"Expert({self.name!r}, {self.method} of {numbers:,} numbers, of the task {self.card.task!r})"
 
     @property
     def name(self) -> str:
@@ -84,15 +98,11 @@ class Expert:
             raise ExpertError(
                 "an expert is never overwritten", f"{target} exists", "Remove it or choose another folder."
             )
-        scratch = scratch_beside(target)
-        try:
-            self.write(scratch)
-            scratch.chmod(0o755)
-            os.replace(scratch, target)
-        except OSError as error:
-            raise unwritable(target, error) from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with appearing(target) as folder:
+            try:
+                self.write(folder)
+            except OSError as error:
+                raise unwritable(target, error) from error
         return target
 
     def write(self, folder: Path) -> None:

@@ -82,8 +82,8 @@ class FitConfig:
     precision: Literal["float32", "bfloat16"] = field(
         default="float32",
         metadata={
-            "help": "bfloat16 runs the forward under autocast, parameters stay float32; without a GPU, on "
-            "processors that have it"
+            "help": "bfloat16 runs the forward under autocast, parameters stay as they are; without a GPU, "
+            "on processors that have it"
         },
     )
     gradient_checkpointing: bool = field(
@@ -178,6 +178,7 @@ def fit(
     if not examples:
         raise TrainingError("training needs examples", "none", "Check the training split.")
     _warn_if_emulated(module, config)
+    _warn_if_coarse(module)
     steps = max(EPOCH_STEPS, math.ceil(len(examples) / config.batch_size))
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -300,6 +301,15 @@ def _warn_if_emulated(module: nn.Module, config: FitConfig) -> None:
     here = next(module.parameters()).device.type
     if config.precision == "bfloat16" and here == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
         log.warning("this processor has to emulate bfloat16: precision float32 is many times as fast")
+
+
+def _warn_if_coarse(module: nn.Module) -> None:
+    """PEFT keeps most adapters in float32 on a model of 16 bits; heads, norms and biases have its type."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    coarse = {str(p.dtype).removeprefix("torch.") for p in trained if p.dtype.itemsize < 4}
+    if coarse:
+        what = "%s parameters are trained: small steps are lost by rounding. Load the model in float32"
+        log.warning(what, " and ".join(sorted(coarse)))
 
 
 def _require_finite(what: str, value: Tensor, step: int, state: TrainingState) -> None:

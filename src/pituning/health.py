@@ -11,10 +11,11 @@ from filelock import FileLock, Timeout
 from pituning.agreement import Origin, disagreements
 from pituning.errors import PituningError, StaleEmbeddingError
 from pituning.manifest import MANIFEST, SCRATCH, entry_path, read_folder
+from pituning.places import LOCK
 from pituning.predict.embedding import EMBEDDING
 from pituning.shelf import Shelf
 from pituning.sketches import Records, joined, lacking, read_records, replace_records, stray_files
-from pituning.store import LOCK, WORK
+from pituning.store import WORK
 
 
 def verify(shelf: Shelf) -> list[str]:

@@ -46,7 +46,10 @@ EQUAL = ""  # among the names of experts, which are never empty: the start with 
 
 @dataclass(frozen=True, kw_only=True)
 class PiConfig:
-    """The whole recipe."""
+    """The whole recipe.
+
+    `train` and `tune` take this seed in the place of their own; `train.init_seed` is the pool's.
+    """
 
     k: int = field(
         default=3, metadata={"help": "neighbours to mix with the target's own expert", "short": "-k"}
@@ -83,7 +86,7 @@ class PiConfig:
         return told
 
     def __post_init__(self) -> None:
-        """Collect what is out of range; `train` and `tune` get this run's seed."""
+        """Collect what is out of range."""
         ConfigError.check_numbers(self)
         parts = ((TrainConfig, self.train), (TuneConfig, self.tune), (FisherConfig, self.fisher))
         ConfigError.check_kinds(*parts)

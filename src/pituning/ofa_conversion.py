@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +29,7 @@ from pituning.models.ofa.conversion import (
     write_model,
 )
 from pituning.models.ofa.petl import Official, Parts, experts_of, take_apart
+from pituning.places import appearing
 from pituning.spelling import listed
 
 CONFIGS: dict[str, Callable[..., PeftConfig]] = {
@@ -71,7 +68,7 @@ def convert(path: str | Path, out: str | Path, config: ConversionConfig | None =
             f"{path}, a model alone",
             "Leave --backbone out.",
         )
-    with _scratch(out) as scratch:
+    with appearing(out.resolve()) as scratch:
         if parts.method is None:
             written = write_model(checkpoint, parts.backbone, scratch, config)
             return replace(written, backbone=out)
@@ -96,20 +93,6 @@ def _check_place(out: Path) -> None:
             f"{out}, which is not empty" if out.is_dir() else f"{out}, a file",
             "Remove it or choose another folder.",
         )
-
-
-@contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """A folder that becomes `out` at the end, or vanishes on an error."""
-    parent = out.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=parent))
-    try:
-        yield scratch
-        scratch.chmod(0o755)
-        os.replace(scratch, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write_experts(

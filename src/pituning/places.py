@@ -3,11 +3,73 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from pituning.errors import ExpertError
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A folder that appears at `target` in the end, whole or not at all; it is made beside it at once.
+
+    Raises:
+        ExpertError: if it cannot be made, or moved there.
+    """
+    around = scratch_beside(target)
+    try:
+        folder = around / target.name
+        folder.mkdir()  # unlike what is around it, with the permissions that the user gives new folders
+        yield folder
+        try:
+            os.replace(folder, target)
+        except OSError as error:
+            raise unwritable(target, error) from error
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock in a folder for checkpoints, which goes when it is left with nothing but the lock.
+
+    Raises:
+        ExpertError: if it cannot be made or written.
+    """
+    lock, timeout = FileLock(folder / LOCK), 0
+    while not lock.is_locked:
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        try:
+            lock.acquire(timeout=timeout)
+        except Timeout:
+            log.info("waiting for another run, which has its checkpoints in %s", folder)
+            timeout = -1
+        except FileNotFoundError:  # its holder was waited for, and has finished and cleared the folder
+            continue
+        except OSError as error:
+            raise unwritable(folder, error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # held still: who waits for it sees that it is gone, and makes a new one
+            (folder / LOCK).unlink()
+        lock.release()
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def scratch_beside(target: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -13,11 +13,12 @@ from pituning.distributed import from_first
 from pituning.errors import ExpertError
 from pituning.expert import Expert, adopt
 from pituning.foundation import require_one_device
-from pituning.interpolate.compatible import Space, obstacle
+from pituning.interpolate.compatible import Space
 from pituning.mixing import Mixing, PiConfig
 from pituning.neighborhood import Neighborhood, neighborhood_of, tell_fewer
 from pituning.pool import Pool
 from pituning.predict import Neighbor, TaskEmbedding, embed
+from pituning.spelling import listed
 from pituning.stages import Stages
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
@@ -98,24 +99,26 @@ def predicted(
     around.check_manner(config.fisher)
 
     # 1. Expert: the target's own, from the pool's initialisation.
-    sizes = f"{len(target.train)} examples, with {len(target.validation)} others to validate on"
-    log.info("expert: %s the task's own on %s", "taking" if expert else "training", sizes)
     training = replace(config.train, init_seed=pool.init_seed)
     new = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
-    options = stages.options("expert")
-    own = _adopted(expert, backbone, task, target) if expert else new(target, training, **options)
+    untrained = partial(new, replace(target, validation=()), replace(training, epochs=0))
+    given = _adopted(expert, backbone, task, target) if expert else None
+    _require_mixable(given or untrained(), around, config.space)
+    sizes = f"{len(target.train)} examples, with {len(target.validation)} others to validate on"
+    log.info("expert: %s the task's own on %s", "taking" if expert else "training", sizes)
+    own = given or new(target, training, **stages.options("expert"))
     stages.done("expert")
 
     # 2. Predict: the tasks of the pool that are most like it.
     log.info("predict: embedding the task, and looking for neighbours")
     learns = config.fisher.where == "expert" or backbone.head_modules(backbone.model)
     point = _trained_once(own, target, training, new) if learns else own
-    options = {"init_seed": pool.init_seed, "progress": stages.progress}
-    embedding = from_first(partial(embed, backbone, point, target, config.fisher, **options))
+    seed, shown = pool.init_seed, stages.progress
+    embedding = from_first(
+        partial(embed, backbone, point, target, config.fisher, init_seed=seed, progress=shown)
+    )
     refused = around.refusals(own, embedding, config.space)
     neighbors = around.nearest(embedding, config.k, space=config.space, without=refused)
-    if expert and not neighbors:
-        _require_mixable(own, (around.experts[name] for name in refused), config.space)
     tell_fewer(neighbors, config.k)
     stages.done("neighbors")
     return Prediction(
@@ -131,13 +134,13 @@ def predicted(
     )
 
 
-def _require_mixable(own: Expert, others: Iterable[Expert], space: Space) -> None:
-    """Raise ExpertError where an own expert that was given cannot be mixed with those of the pool."""
-    reasons = [reason for other in others if (reason := obstacle(other, own, space))]
-    if reasons:
-        fix = "Mix LoRA experts with `space` delta, or leave this one out."
-        must = f"the own expert must be of a kind with the pool's, to be mixed in {space} space"
-        raise ExpertError(must, reasons[0], fix)
+def _require_mixable(own: Expert, around: Neighborhood, space: Space) -> None:
+    """Raise ExpertError where an expert like the target's own can be mixed with none of the pool's."""
+    reasons = [*around.obstacles(own, space).values()]
+    if reasons and all(reasons):
+        fix = "Mix LoRA experts with `--space delta` (in Python `space`), or choose another method or pool."
+        must = f"the task's own expert must be of a kind with the pool's, to be mixed in {space} space"
+        raise ExpertError(must, listed([*dict.fromkeys(reasons)]), fix)
 
 
 def _trained_once(own: Expert, target: Task, config: TrainConfig, new: Callable[..., Expert]) -> Expert:

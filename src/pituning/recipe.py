@@ -37,16 +37,31 @@ def pi_tune(
     """Predict-Interpolate Tuning (Wu et al., ICML 2023); nothing of `task`'s own is taken from `pool`.
 
     Only the target's training and validation examples choose anything; with `shots`, there are at most as
-    many of the second as of the first. The test split is read once, at the end. Checkpoints are kept in
-    `workdir`; with `resume`, an interrupted run goes on from them.
-
-    The target's own expert is trained first, or it is `expert`: trained before on this task, not on
-    its validation examples, and from the pool's initialisation where it is mixed in parameter space.
+    many of the second as of the first. The test split is read once, at the end.
 
     Called by all processes of a group, it shares each training batch out among them; all get one's result.
 
+    Args:
+        backbone: frozen; it is left as it was.
+        task: the target. Without a validation split (or `shots`) the mixture is kept unchecked.
+        pool: experts of other tasks on this backbone, with their embeddings.
+        config: see PiConfig.
+        expert: the target's own, where there is one: trained before on this task, not on its validation
+            examples, and from the pool's initialisation where it is mixed in parameter space.
+        workdir: where checkpoints are kept; None keeps none.
+        resume: go on from those in `workdir`.
+        progress: show bars on stderr.
+
+    Returns:
+        The adapter to save, and the reasons for it.
+
     Raises:
         PituningError: for whatever the user can mend; see `pituning.errors`.
+
+    Example:
+        >>> backbone, task = load_backbone("minilm"), load_task("reviews")  # doctest: +SKIP
+        >>> result = pi_tune(backbone, task, Pool("pool"), PiConfig(shots=16))  # doctest: +SKIP
+        >>> result.expert.save("reviews-pi")  # doctest: +SKIP
     """
     config = PiConfig() if config is None else config
     ConfigError.check_kinds((Backbone, backbone), (Task, task), (Pool, pool), (PiConfig, config))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pituning.expert import Expert
@@ -56,17 +56,17 @@ class PiResult:
     expert: Expert
     kept: Literal["mixture", "expert"]
     own: Expert
-    mixture: Expert
-    history: list[dict[str, int | float]]
+    mixture: Expert = field(repr=False)
+    history: list[dict[str, int | float]] = field(repr=False)
     best_epoch: int
     neighbors: list[Neighbor]
-    similarity: dict[str, dict[str, float]]
-    others: list[Expert]
+    similarity: dict[str, dict[str, float]] = field(repr=False)
+    others: list[Expert] = field(repr=False)
     space: Space
     refused: dict[str, str]
     start: str
     weights: dict[str, float]
-    weights_by_group: dict[str, dict[str, float]]
+    weights_by_group: dict[str, dict[str, float]] = field(repr=False)
     best_neighbor: str
     scores: dict[str, float]
     validation: dict[str, dict[str, float]]

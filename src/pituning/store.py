@@ -31,10 +31,10 @@ from pituning.manifest import (
     write_entry,
     write_facts,
 )
+from pituning.places import LOCK
 from pituning.safe_files import read_file
 from pituning.spelling import did_you_mean, listed
 
-LOCK = ".lock"
 QUARANTINE = ".quarantine"
 WORK = ".work-"  # checkpoints of a run that trains an expert
 OWN = (MANIFEST, LOCK, ENTRIES, SCRATCH, SKETCHES, QUARANTINE)

@@ -115,7 +115,8 @@ class Task:
         """A few-shot version: `shots` distinct training examples a class (in all, for free-form answers).
 
         A class with fewer gives all it has. Validation has at most as many of a class as were drawn to train,
-        from the validation split or, without one, from the training examples left; never one that is a shot.
+        from the validation split or, without one, from the training examples left; never one whose texts and
+        picture are those of a shot.
         Test is unchanged. The seed and the content of the examples decide alone, not their order.
 
         Raises:
@@ -136,8 +137,8 @@ class Task:
             told = f" of {listed(sorted(short))}" if self._classes else ""
             asked = "%s: %d shots were asked for; there are fewer distinct training examples%s"
             log.warning(asked, self.name, shots, told)
-        used = {example.digest for example in train}
-        rest = [e for e in self.validation or self.train if e.digest not in used]
+        shown = {example.input_digest for example in train}
+        rest = [e for e in self.validation or self.train if e.input_digest not in shown]
         validation = draw(rest, Counter(map(self._class, train)), self._class, seed)
         return replace(self, train=train, validation=validation)
 
@@ -355,7 +356,9 @@ def load_task(path: str | Path) -> Task:
     files = find_splits(said.folder, unnamed) | dict(said.splits)
     if "train" not in files:
         fix = "Add train.csv, train.jsonl or train.parquet, or name the file: `splits: {train: FILE}`."
-        raise TaskError("a task must have a train split", f"no train file in {said.folder}", fix)
+        near = sorted(file.name for file in said.folder.iterdir() if SPLITS.get(file.stem.lower()) == "train")
+        given = f"no train file in {said.folder}" + (f", but {', '.join(near)}" if near else "")
+        raise TaskError("a task must have a train split", given, fix)
     if said.dataset is None:
         data = _read_splits(files, said.columns, said.labels or ())
     else:

@@ -9,6 +9,8 @@ import pytest
 from command import Outcome, call, outcome_of, process, tree, wait_for
 from conftest import World
 
+from pituning.places import alone_in
+
 pytestmark = pytest.mark.slow
 
 # Some seconds of training: long enough to be stopped in the middle.
@@ -54,6 +56,19 @@ def test_killed_train_resumes_to_the_same_expert(world: World, tmp_path: Path) -
     assert contents(killed / "target") == contents(whole / "target")
     assert call("pool", "verify", killed).code == 0
     assert not checkpoint.parent.exists()
+
+
+def test_a_run_into_the_place_of_another_waits_for_it(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with alone_in(tmp_path / ".out.work"):
+        running = process(*tuning(world, out))
+        assert running.stderr
+        assert any("waiting for another run" in line for line in running.stderr)
+        out.mkdir()
+    outcome = outcome_of(running)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "an adapter is never overwritten" in outcome.err
+    assert [*tmp_path.iterdir()] == [out]
 
 
 @pytest.mark.parametrize("stage", ["expert", "mixture"])

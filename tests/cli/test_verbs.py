@@ -442,6 +442,17 @@ def test_check_says_how_a_task_was_understood(tmp_path: Path) -> None:
     ]
 
 
+def test_check_tells_keys_and_names_that_mean_nothing_here(tmp_path: Path) -> None:
+    task = write_task(tmp_path / "t", name="my task", label_column="label", license="MIT")
+    told = call("check", task, "--json").document["notes"]
+    assert told[0] == "keys of the task file that mean nothing here: label_column, license"
+    assert told[1].startswith("not as the name of an expert in a pool: an expert's name is at most")
+    near = task / "train.jsonl"
+    near.rename(task / "train.xlsx")
+    assert "no train file in" in call("check", task).out
+    assert ", but train.xlsx. Add train.csv" in call("check", task).out
+
+
 def test_check_tells_texts_with_several_labels(tmp_path: Path) -> None:
     task = write_task(tmp_path / "t")
     both = [{"text_a": "neither this nor that", "label": label} for label in ("red", "green")]
@@ -595,9 +606,23 @@ def test_a_pool_of_strangers_says_in_which_space_it_can_be_mixed(world: World, t
     added = call("pool", "add", pool, theirs, "--name", "again")
     assert "not checked on a model: give --backbone" in added.out
     fixed = (*arguments, "--pool", pool, "--out", tmp_path / "out", *SHORT, "--expert-epochs", 1)
-    tuned = call("tune", world.task(), *fixed)
+    refuse(
+        call("tune", world.task(), *fixed),
+        "theirs is not known (which does not matter in space delta)",
+        "Mix LoRA experts with `--space delta`",
+    )
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / ".out.work").exists()
+    assert call("tune", world.task(), *fixed, "--space", "delta").code == 0
+
+
+def test_where_nothing_is_mixed_the_result_and_its_report_say_so(world: World, tmp_path: Path) -> None:
+    pool = Pool.create(tmp_path / "pool")
+    pool.add(Pool(world.pool).get("a"))
+    fixed = ("--backbone", world.backbone, "--pool", pool.path, "--out", tmp_path / "out", *SHORT)
+    tuned = call("tune", world.task(), *fixed, "--expert-epochs", 1)
     assert "Nothing was mixed: the task's own expert was kept." in tuned.out
-    assert "theirs is not known (which does not matter in space delta)" in tuned.out
+    assert "a has no embedding; run `pituning embed`" in tuned.out
     page = (tmp_path / "out" / "report.html").read_text()
     assert "No expert of the pool can be mixed with it in parameters space: " in page
     assert "mixture before tuning" not in page

@@ -37,6 +37,7 @@ from pituning.backbones import Backbone, base, load_backbone, texts
 from pituning.backbones.causal import Causal
 from pituning.backbones.classifier import Classifier, heads_of
 from pituning.backbones.matching import Matching
+from pituning.backbones.seq2seq import Seq2Seq
 from pituning.decoding import Decoding
 from pituning.errors import BackboneError, TaskError
 from pituning.expert import attach
@@ -762,6 +763,55 @@ def test_many_candidates_are_scored_a_few_examples_at_a_time(
         monkeypatch.setattr(base, "ROWS", 7)
         torch.testing.assert_close(backbone.log_likelihoods(model, task.train, task), whole)
     assert max(rows) == 2 * len(task.candidates)
+
+
+def test_where_memory_runs_out_fewer_examples_are_taken_at_a_time() -> None:
+    examples, sizes, seen = [Example(text_a="x" * n) for n in range(20, 0, -1)], [], []
+
+    def compute(rows: list[int]) -> None:
+        sizes.append(len(rows))
+        if len(rows) > 3:
+            raise torch.cuda.OutOfMemoryError
+        seen.extend(rows)
+
+    base.without_gradients(compute, examples, 16)
+    assert sizes == [16, 8, 4, *[2] * 10]
+    assert seen == list(range(19, -1, -1))  # the shortest first, each once
+
+    def none(_: list[int]) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        base.without_gradients(none, examples)
+
+
+def test_an_answer_ends_whatever_the_tokenizer_adds() -> None:
+    """A label that another begins with could never be answered else, and what is written would not end."""
+    model, usual = tiny.t5()
+    task = tiny.text_task()
+    whole, bare = (Seq2Seq(model, one, name="t5") for one in (usual, tiny.tokenizer("$A")))
+    batches = [one.collate(task.train, task) for one in (whole, bare)]
+    assert torch.equal(batches[0]["labels"], batches[1]["labels"])
+    assert torch.equal(batches[0]["label_mask"], batches[1]["label_mask"])
+    with torch.no_grad():
+        inputs = {name: batches[0][name] for name in ("input_ids", "attention_mask")}
+        found = whole.nll(model, batches[1] | inputs)
+        torch.testing.assert_close(found, whole.nll(model, batches[0]))
+        likely = bare.log_likelihoods(model, task.train, task)
+        gold = torch.tensor([task.answer_index(example) for example in task.train])
+        torch.testing.assert_close(-likely[range(len(gold)), gold], bare.nll(model, batches[1]))
+
+
+def test_likelihoods_are_of_the_answers_tokens_alone() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, 7, generator=draw, requires_grad=True)
+    labels = torch.randint(7, (3, 5), generator=draw)
+    mask = torch.tensor([[0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
+    expected = -(logits.log_softmax(dim=2).gather(2, labels[..., None])[..., 0] * mask).sum(dim=1)
+    found = base.answer_nll(logits, labels, mask)
+    torch.testing.assert_close(found, expected)
+    one, other = (torch.autograd.grad(each.sum(), logits)[0] for each in (found, expected))
+    torch.testing.assert_close(one, other)
 
 
 def test_a_task_is_answered_by_its_labels_or_their_texts(backbone_of: BackboneOf) -> None:

@@ -90,6 +90,17 @@ def test_folder_under_a_file_cannot_be_written(tmp_path: Path) -> None:
         expert("a").save(tmp_path / "file" / "a")
 
 
+def test_a_folder_has_the_permissions_that_the_user_gives(tmp_path: Path) -> None:
+    modes = []
+    for mask in (0o077, 0o022):
+        before = os.umask(mask)
+        try:
+            modes.append(expert("a").save(tmp_path / f"a{mask}").stat().st_mode & 0o777)
+        finally:
+            os.umask(before)
+    assert modes == [0o700, 0o755]
+
+
 class Trap:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("trapped",)

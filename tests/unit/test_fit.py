@@ -31,6 +31,19 @@ STEPS = EPOCH_STEPS * 4  # the examples fill three batches, so an epoch is sever
 RATE = 0.05
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parameters_of_16_bits_are_told(dtype: torch.dtype, caplog: pytest.LogCaptureFixture) -> None:
+    module = nn.Linear(1, 2).to(dtype)
+    module.bias.requires_grad_(False)
+    groups = [{"params": [module.weight], "lr": RATE}]
+
+    def losses(batch: list[Example]) -> Tensor:
+        return module(torch.ones(len(batch), 1, dtype=dtype)).float().square().sum(dim=1)
+
+    fit(module, groups, losses, None, EXAMPLES, replace(CONFIG, epochs=1))
+    assert ("bfloat16 parameters are trained" in caplog.text) is (dtype == torch.bfloat16)
+
+
 class Interruption(Exception):
     pass
 

@@ -384,7 +384,8 @@ def test_what_embeds_a_task_is_trained_for_it_where_that_counts(
     monkeypatch.setattr(prediction_module, "embed", spy)
     config = replace(CONFIG, train=replace(BRIEF, epochs=7), fisher=FisherConfig(at=at))
     result = pi_tune(backbone_of(kind), task_for(kind), Pool.create(tmp_path / "none"), config)
-    own, learnt = trained if learns else (*trained, *trained)
+    _, own, *learnt_too = trained  # the first shows whether it could be mixed at all
+    learnt = learnt_too[0] if learns else own
     assert result.own is own
     assert embedded == [learnt]
     assert learnt.card.recipe["epochs"] == learnt.card.recipe["best_epoch"] == int(learns)
@@ -765,8 +766,25 @@ def test_an_adapter_trained_elsewhere_is_taken_for_the_tasks(
     result = pi_tune(backbone, target, pool, replace(CONFIG, space="delta", start="uniform"), expert=given)
     assert result.own.card.backbone == backbone.fingerprint
     assert [other.name for other in result.others][:2] == [n.name for n in result.neighbors]
-    with pytest.raises(ExpertError, match=r"of a kind with the pool's.* initialisation .* `space` delta"):
+    with pytest.raises(ExpertError, match=r"of a kind with the pool's.* initialisation .* `--space delta`"):
         pi_tune(backbone, target, pool, CONFIG, expert=given)
+
+
+@pytest.mark.parametrize(
+    ("method", "space", "told"),
+    [
+        ("ia3", "parameters", "text0 is LORA, target:target is IA3"),
+        ("ia3", "delta", "delta space is defined for LoRA"),
+    ],
+)
+def test_what_can_be_mixed_with_none_is_not_trained_first(
+    method: str, space: Any, told: str, backbone: Backbone, target: Task, pool: Pool, caplog: Any
+) -> None:
+    caplog.set_level("INFO")
+    config = replace(CONFIG, space=space, train=replace(BRIEF, method=method))
+    with pytest.raises(ExpertError, match=told):
+        pi_tune(backbone, target, pool, config)
+    assert "training" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,16 @@ def test_validation_examples_that_training_shows_are_counted_and_drawn_out():
     assert seen.sample(2, 0).repeated == 0
 
 
+def test_what_a_shot_shows_does_not_validate_whatever_the_answer():
+    captions = [
+        Example(image=png(color), references=(f"{word} {color}",)) for color in range(6) for word in "abc"
+    ]
+    captioning = Task(name="c", modality="image", kind="captioning", metric="cider_d", train=tuple(captions))
+    for seed in range(4):
+        few = captioning.sample(4, seed)
+        assert (len(few.train), few.repeated, len(few.validation)) == (4, 0, 4)
+
+
 def test_inputs_that_training_shows_with_several_labels_are_counted():
     twice = [Example(text_a="so", label=label) for label in ("bad", "bad", "very_good")]
     assert task(train=(*examples("train", "bad"), *twice[:2])).contradicted == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -37,8 +37,10 @@ class Backbone(ABC):
     """
 
     family: ClassVar[str]
+    smooths_labels: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, *, name: str) -> None:
+        ConfigError.check_kinds((nn.Module, model))
         require_bare(model)
         self.model = model.requires_grad_(False).eval()
         self.name = name
@@ -61,18 +63,17 @@ class Backbone(ABC):
         """Negative log-likelihood of each example's answer, in nats, with the adapted `model`."""
 
     def loss(self, model: nn.Module, batch: Batch, label_smoothing: float) -> Float[Tensor, " batch"]:
-        """What training minimises: `nll`, or its label-smoothed form where the family has one.
+        """What training minimises: `nll`, or its label-smoothed form where the family has one."""
+        return self.nll(model, batch)
 
-        Raises:
-            BackboneError: the family has none.
-        """
-        if label_smoothing:
+    def check_smoothing(self, label_smoothing: float) -> None:
+        """Raise BackboneError where labels are to be smoothed, and the family cannot."""
+        if label_smoothing and not self.smooths_labels:
             raise BackboneError(
                 "label smoothing needs an OFA backbone",
                 f"{label_smoothing} for the {self.family} backbone {self.name!r}",
                 "Leave label_smoothing out.",
             )
-        return self.nll(model, batch)
 
     @abstractmethod
     def log_likelihoods(
@@ -114,16 +115,18 @@ class Backbone(ABC):
         task.require_inputs(examples)
         answers = [""] * len(examples)
         model.eval()
-        with torch.no_grad():
-            for rows in batches_by_length(examples, batch_size):
-                chunk = [examples[row] for row in rows]
-                if task.candidates:
-                    best = self.log_likelihoods(model, chunk, task).argmax(dim=1).tolist()
-                    found = [task.candidates[index] for index in best]
-                else:
-                    found = self.generate(model, chunk, task)
-                for row, answer in zip(rows, found, strict=True):
-                    answers[row] = answer
+
+        def answer(rows: list[int]) -> None:
+            chunk = [examples[row] for row in rows]
+            if task.candidates:
+                best = self.log_likelihoods(model, chunk, task).argmax(dim=1).tolist()
+                found = [task.candidates[index] for index in best]
+            else:
+                found = self.generate(model, chunk, task)
+            for row, answer in zip(rows, found, strict=True):
+                answers[row] = answer
+
+        without_gradients(answer, examples, batch_size)
         return answers
 
     @cached_property
@@ -143,12 +146,31 @@ class Backbone(ABC):
 
 def batches_by_length(examples: Sequence[Example], batch_size: int) -> Iterator[list[int]]:
     """Row numbers in batches of similar text length, so that little is padded."""
-    order = sorted(
-        range(len(examples)),
-        key=lambda row: len(examples[row].text_a or "") + len(examples[row].text_b or ""),
-    )
+    order = _by_length(examples)
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def _by_length(examples: Sequence[Example]) -> list[int]:
+    lengths = [len(example.text_a or "") + len(example.text_b or "") for example in examples]
+    return sorted(range(len(examples)), key=lengths.__getitem__)
+
+
+def without_gradients(
+    compute: Callable[[list[int]], None], examples: Sequence[Example], batch_size: int = 32
+) -> None:
+    """Call `compute` with row numbers as `batches_by_length` has them, with fewer where memory runs out."""
+    order = _by_length(examples)
+    start, size = 0, batch_size
+    with torch.no_grad():
+        while start < len(order):
+            try:
+                compute(order[start : start + size])
+                start += size
+            except torch.cuda.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size //= 2
 
 
 def few_at_once(examples: Sequence[Example], task: Task) -> Iterator[Sequence[Example]]:
@@ -174,8 +196,10 @@ def answer_nll(
     logits: Float[Tensor, "batch tokens vocabulary"], labels: Tensor, mask: Tensor
 ) -> Float[Tensor, " batch"]:
     """Summed negative log-likelihood of `labels` where `mask` is 1; `logits[:, t]` predict `labels[:, t]`."""
-    losses = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
-    return (losses * mask).sum(dim=1)
+    there = mask.bool()  # of a long prompt and many words, all logits in float32 would fill the memory
+    losses = torch.zeros(mask.shape, device=logits.device)
+    losses[there] = nn.functional.cross_entropy(logits[there].float(), labels[there], reduction="none")
+    return losses.sum(dim=1)
 
 
 def is_prompt_learning(model: nn.Module) -> bool:

@@ -53,6 +53,7 @@ class Ofa(Backbone):
     """p(answer | picture, text) of OFA (Wang et al., ICML 2022), with its prompts, boxes and tries."""
 
     family = "seq2seq"
+    smooths_labels = True
 
     def __init__(self, model: nn.Module, processor: Any, *, name: str) -> None:
         super().__init__(model, name=name)

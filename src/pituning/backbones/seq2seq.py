@@ -15,6 +15,7 @@ from pituning.backbones.base import (
     answer_nll,
     few_at_once,
     is_prompt_learning,
+    pad,
     require_text,
     search,
 )
@@ -41,7 +42,7 @@ class Seq2Seq(Backbone):
     def collate(self, examples: Sequence[Example], task: Task, *, independent: bool = False) -> Batch:
         """Encoder ids and mask, answer ids and mask."""
         inputs = self._tokens(self._texts(examples, task))
-        answers = self._tokens([task.answer(example) for example in examples])
+        answers = self._ended([task.answer(example) for example in examples])
         return self.on_device(
             {
                 "input_ids": inputs["input_ids"],
@@ -72,9 +73,7 @@ class Seq2Seq(Backbone):
         self, model: nn.Module, examples: Sequence[Example], task: Task
     ) -> Float[Tensor, "batch candidates"]:
         batch = self.on_device(dict(self._tokens(self._texts(examples, task))))
-        candidates = self.on_device(
-            dict(self._tokens([task.candidate_texts[name] for name in task.candidates]))
-        )
+        candidates = self.on_device(self._ended([task.candidate_texts[name] for name in task.candidates]))
         many = len(task.candidates)
         inputs: dict[str, Any] = {"attention_mask": batch["attention_mask"].repeat_interleave(many, dim=0)}
         if is_prompt_learning(model):  # PEFT prepends the prompt in its own forward, before the encoder
@@ -104,6 +103,18 @@ class Seq2Seq(Backbone):
     def _tokens(self, texts: Sequence[str]) -> Batch:
         encoded = encode(self.tokenizer, [(text, None) for text in texts], self.max_length)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    def _ended(self, texts: Sequence[str]) -> Batch:
+        """Tokens of answers with the end-of-sequence token, which not every tokenizer adds."""
+        tokens = self._tokens(texts)
+        pairs = zip(tokens["input_ids"], tokens["attention_mask"].bool(), strict=True)
+        rows = [ids[there].tolist() for ids, there in pairs]
+        end = self.tokenizer.eos_token_id
+        if end is None or all(row[-1:] == [end] for row in rows):
+            return tokens
+        rows = [row if row[-1:] == [end] else [*row, end] for row in rows]
+        ids, mask = pad(rows, self.tokenizer.pad_token_id)
+        return {"input_ids": ids, "attention_mask": mask}
 
     def _shift(self, labels: Tensor) -> Tensor:
         config: Any = self.model.config

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pituning.cli.tasks import MINI, notes, task_named
+from pituning.description import read_description
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import Expert
 from pituning.manifest import MANIFEST
@@ -48,7 +49,7 @@ def _inspect(name: str) -> tuple[str, list[str], dict[str, Any]]:
             return kind, pool.verify() or _embedded_otherwise(pool), {}
         if kind == "task":
             task = task_named(name)
-            return kind, [str(fault) for fault in task.check()], _understood(task)
+            return kind, [str(fault) for fault in task.check()], _understood(task, path)
         Expert.load(path)
     except PituningError as error:
         return kind, [str(error)], {}
@@ -74,7 +75,7 @@ def _embedded_otherwise(pool: Pool) -> list[str]:
     ]
 
 
-def _understood(task: Task) -> dict[str, Any]:
+def _understood(task: Task, path: Path) -> dict[str, Any]:
     answers = Counter(
         task.candidates[task.answer_index(example)] for example in task.train if task.candidates
     )
@@ -82,9 +83,19 @@ def _understood(task: Task) -> dict[str, Any]:
     return {
         "task": {"kind": task.kind, "modality": task.modality, "metric": task.metric},
         "examples": {split: len(examples) for split, examples in splits.items()},
-        "notes": list(notes(task)),
+        "notes": [*notes(task), *_remarks(task, path)],
         "labels": {label: answers[label] for label in sorted(task.candidates, key=lambda one: answers[one])},
     }
+
+
+def _remarks(task: Task, path: Path) -> Iterator[str]:
+    """What a user may see a mistake in, or stumble over later."""
+    if path.exists() and (unread := read_description(path).unread):
+        yield f"keys of the task file that mean nothing here: {listed(unread)}"
+    try:
+        Pool.check_name(task.name)
+    except PituningError as error:
+        yield f"not as the name of an expert in a pool: {error}"
 
 
 def _told(understood: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import shlex
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from pituning.cli.tune import as_text, describe
 from pituning.cli.tune_report import tune_report
 from pituning.errors import ConfigError
 from pituning.mini20 import NAMES, mini_task
-from pituning.places import scratch_beside, unwritable
+from pituning.places import appearing
 from pituning.pool import Pool
 from pituning.recipe import pi_tune
 from pituning.report import write_report
@@ -55,7 +54,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     config = read_recipe("ofa-mini").config(shots=options.shots, seed=options.seed)
     somewhere = Path(tempfile.gettempdir()) / f"pituning-{secrets.token_hex(4)}" / options.target
     out = Path(options.out) if options.out else somewhere
-    with _appearing(out) as scratch:
+    with _new(out) as scratch:
         log.info("demo: drawing %s, and loading ofa-mini and its pool", options.target)
         backbone, task, pool = load_backbone("ofa-mini"), mini_task(options.target), Pool(MINI20)
         size = sum(p.numel() for p in backbone.model.parameters()) / 1e6
@@ -71,27 +70,17 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 @contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder that appears at `out` when all is done, or not at all.
-
-    It is made beside it at once, so that a place that cannot be written is found before anything is computed.
-    """
+def _new(out: Path) -> Iterator[Path]:
+    """A folder that appears at `out` when all is done, or not at all, nor those that it would lie in."""
     if os.path.lexists(out):
         raise ConfigError(
             "a demo starts in a new folder", f"{str(out)!r}, which exists", "Choose another --out."
         )
     new = [folder for folder in out.parents if not folder.exists()]
-    around = scratch_beside(out)
     try:
-        scratch = around / out.name
-        scratch.mkdir()
-        yield scratch
-        try:
-            os.replace(scratch, out)
-        except OSError as error:
-            raise unwritable(out, error) from error
+        with appearing(out) as folder:
+            yield folder
     finally:
-        shutil.rmtree(around, ignore_errors=True)
         for folder in new:  # from the innermost; one that holds something stays
             with suppress(OSError):
                 folder.rmdir()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pituning.backbones import load_backbone
+from pituning.checkpoint import CHECKPOINT
 from pituning.cli.options import add_options, read_options
 from pituning.cli.recipes import Recipe, add_recipe_option, recipe_of
 from pituning.cli.tasks import look_over, pool_named, task_named
@@ -26,12 +29,14 @@ from pituning.expert import Expert
 from pituning.fit import FitConfig
 from pituning.interpolate import TuneConfig
 from pituning.mixing import PiConfig
-from pituning.places import require_place, unwritable
+from pituning.places import alone_in, require_place, unwritable
 from pituning.predict import FisherConfig
 from pituning.recipe import pi_tune
 from pituning.report import report_page
 from pituning.result import PiResult
 from pituning.train import TrainConfig
+
+log = logging.getLogger(__name__)
 
 EXAMPLE = "pituning tune data/cr --backbone minilm --pool pool --out cr-pi --shots 16 -k 3"
 REPORT = "report.html"
@@ -81,8 +86,7 @@ def tuning_of(options: argparse.Namespace, recipe: Recipe) -> PiConfig:
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The whole recipe, then the adapter and its reasons on disk."""
     out = Path(options.out)
-    if out.exists():
-        raise ExpertError("an adapter is never overwritten", f"{out} exists", "Choose another --out.")
+    _require_free(out)
     workdir = out.parent / f".{out.name}.work"
     from_first(partial(require_place, out))
     recipe = recipe_of(options)
@@ -95,30 +99,40 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise ConfigError("an expert that is given is not trained", given, "Leave these or --expert out.")
     look_over(task)
     backbone = load_backbone(options.backbone, settings=recipe.model)
-    result = pi_tune(
-        backbone,
-        task,
-        pool,
-        config,
-        expert=own,
-        workdir=workdir,
-        resume=options.resume,
-        progress=progress_wanted(options.json),
-    )
-    if not is_first():
-        return {}, ""
-    page = out / REPORT
-    document = {**describe(result, config, out), "own": options.expert, "report": str(page)}
-    again = f"eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
-    again += "" if task.test else " --split validation"
-    told = [again] if task.test or task.validation else []
-    elsewhere = "# with an --out that is not there yet"
-    commands = [elsewhere, options.command, *(f"pituning {command}" for command in told)]
-    report = report_page(tune_report(backbone, task, pool, result, commands))
-    _save(result.expert, document, report, workdir / "adapter", out)
-    shutil.rmtree(workdir, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(workdir) if is_first() else nullcontext():
+        from_first(partial(_require_free, out))  # another run may have been waited for
+        if not options.resume and is_first() and any(workdir.glob(f"*/{CHECKPOINT}")):
+            log.warning("checkpoints of an earlier run are in %s: --resume goes on from them", workdir)
+        result = pi_tune(
+            backbone,
+            task,
+            pool,
+            config,
+            expert=own,
+            workdir=workdir,
+            resume=options.resume,
+            progress=progress_wanted(options.json),
+        )
+        if not is_first():
+            return {}, ""
+        page = out / REPORT
+        document = {**describe(result, config, out), "own": options.expert, "report": str(page)}
+        again = f"eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
+        again += "" if task.test else " --split validation"
+        told = [again] if task.test or task.validation else []
+        elsewhere = "# with an --out that is not there yet"
+        commands = [elsewhere, options.command, *(f"pituning {command}" for command in told)]
+        report = report_page(tune_report(backbone, task, pool, result, commands))
+        _save(result.expert, document, report, workdir / "adapter", out)
+        shutil.rmtree(workdir, ignore_errors=True)
     last = [f"evaluate it again: {program()} {command}" for command in told]
     return document, "\n".join([as_text(result, out), f"report: {page}", *last])
+
+
+def _require_free(out: Path) -> None:
+    if out.exists():
+        raise ExpertError("an adapter is never overwritten", f"{out} exists", "Choose another --out.")
 
 
 def _save(expert: Expert, document: dict[str, Any], page: str, scratch: Path, out: Path) -> None:

@@ -46,6 +46,11 @@ class Mixture(nn.Module):
         MixtureError: if the experts cannot be mixed in this space; it says why.
         ExpertError: if one does not fit the backbone.
         BackboneError: if that is spread over several devices.
+
+    Example:
+        >>> mixture = Mixture(model, [Expert.load("a"), Expert.load("b")], space="delta")  # doctest: +SKIP
+        >>> mixture(**batch).loss.backward()  # doctest: +SKIP
+        >>> mixture.collapse().save("one-adapter")  # doctest: +SKIP
     """
 
     def __init__(

@@ -32,7 +32,10 @@ class TuneResult:
     """A tuned mixture (it holds the best validated state) and how it got there.
 
     Attributes:
+        mixture: the one that was given.
         weights: expert -> its weight, averaged over the groups.
+        history: see `FitResult`.
+        best_epoch: of which the state was kept; 0 is the mixture before tuning.
         best: validation of the state that was kept.
     """
 
@@ -56,6 +59,17 @@ def tune(
 
     Called by all processes of a group, it shares each batch out among them; all get the mixture of one.
 
+    Args:
+        mixture: of experts on a `Backbone`; it is trained, and holds the state that validates best.
+        task: its training split, and its validation split for early stopping.
+        config: see TuneConfig.
+        workdir: where checkpoints are kept; None keeps none.
+        resume: go on from the checkpoint in `workdir`.
+        progress: show a bar on stderr.
+
+    Returns:
+        The mixture, and how it got there; `mixture.collapse()` makes it one expert.
+
     Raises:
         MixtureError: if the mixture was made of a bare module, which cannot read a task.
         TrainingError: if the loss is not finite; the mixture then holds the best state so far.
@@ -69,6 +83,7 @@ def tune(
         )
     backbone = mixture.backbone
     backbone.check(task)
+    backbone.check_smoothing(config.label_smoothing)
     if config.gradient_checkpointing:
         mixture.gradient_checkpointing_enable()
 

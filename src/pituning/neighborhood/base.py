@@ -81,6 +81,10 @@ class Neighborhood(ABC):
         counts = Counter(expert.card.initialisation for expert in known)
         return max(known, key=lambda expert: counts[expert.card.initialisation], default=None)
 
+    def obstacles(self, own: Expert, space: Space) -> dict[str, str]:
+        """An expert of each kind of start -> why it cannot be mixed with `own`; "" where it can."""
+        return {name: self._obstacle(name, own, space) for name in self._starts()}
+
     def backbone_name(self) -> str:
         """What most cards say; "" where none tells."""
         names = Counter(self.experts[name].card.backbone_name for name in self._starts())

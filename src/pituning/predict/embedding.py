@@ -113,13 +113,15 @@ class TaskEmbedding:
         data: the fingerprint of the task it was computed on.
         config: the hash of the FisherConfig.
         source: the fingerprint of the unsampled training data.
+        setting: "default" or "paper"; see `FisherConfig`.
         examples: how many were seen.
+        labels: "gold" or "sampled".
         at: where the gradients were taken; see `FisherConfig`. Files from before there was a choice do not
             tell: it was at the expert.
     """
 
     task: str
-    components: dict[str, Tensor]
+    components: dict[str, Tensor] = field(repr=False)
     expert: str
     data: str
     config: str

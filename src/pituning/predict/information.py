@@ -52,6 +52,9 @@ def embed(
         init_seed: the pool's: of the untrained adapter, where the expert's card does not tell it.
         progress: show a bar on stderr.
 
+    Returns:
+        One non-negative number a parameter of the adapter.
+
     Raises:
         BackboneError: for sampled labels where the task has no candidates to sample from.
         ExpertError: if the expert does not fit the backbone.
