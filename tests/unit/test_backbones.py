@@ -802,6 +802,20 @@ def test_an_answer_ends_whatever_the_tokenizer_adds() -> None:
         torch.testing.assert_close(-likely[range(len(gold)), gold], bare.nll(model, batches[1]))
 
 
+def test_what_the_documentation_says_a_decoder_reads_is_what_it_reads() -> None:
+    model, tokenizer = tiny.llama()
+    backbone, task = Causal(model, tokenizer, name="llama"), tiny.text_task()
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    code: dict[str, Any] = {"torch": torch}
+    exec(page.split("```python\n")[1].split("```")[0], code)
+    with torch.no_grad():
+        likely = backbone.log_likelihoods(backbone.model, task.train, task)
+        for row, example in zip(likely, task.train, strict=True):
+            texts = [task.candidate_texts[name] for name in task.candidates]
+            alone = [code["log_likelihood"](model, tokenizer, task.text(example), text) for text in texts]
+            torch.testing.assert_close(torch.stack(alone), row)
+
+
 def test_likelihoods_are_of_the_answers_tokens_alone() -> None:
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 5, 7, generator=draw, requires_grad=True)
