@@ -802,6 +802,14 @@ def test_an_answer_ends_whatever_the_tokenizer_adds() -> None:
         torch.testing.assert_close(-likely[range(len(gold)), gold], bare.nll(model, batches[1]))
 
 
+def test_a_decoders_tokenizer_stays_as_it_was() -> None:
+    model, tokenizer = tiny.llama()
+    before = tokenizer.truncation_side
+    backbone = Causal(model, tokenizer, name="llama", max_length=4)
+    assert (backbone.tokenizer.truncation_side, tokenizer.truncation_side) == ("left", before)
+    assert before == "right"
+
+
 def test_what_the_documentation_says_a_decoder_reads_is_what_it_reads() -> None:
     model, tokenizer = tiny.llama()
     backbone, task = Causal(model, tokenizer, name="llama"), tiny.text_task()

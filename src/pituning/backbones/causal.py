@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -69,9 +70,9 @@ class Causal(Backbone):
     def __init__(self, model: nn.Module, processor: Any, *, name: str, max_length: int = 1024) -> None:
         super().__init__(model, name=name)
         self.processor = processor
-        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.reads_images = hasattr(processor, "tokenizer")
+        self.tokenizer = copy.copy(processor.tokenizer if self.reads_images else processor)
         require_words(model, self.tokenizer, name)
-        self.reads_images = self.tokenizer is not processor
         templates = (one for one in (processor, self.tokenizer) if getattr(one, "chat_template", None))
         self.template: Any = next(templates, None)
         self.tokenizer.truncation_side = "left"  # the question, and a chat's turn, are at the end

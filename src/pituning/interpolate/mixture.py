@@ -26,7 +26,8 @@ class Mixture(nn.Module):
     """base + Σ_i softmax(α)_i expert_i, trainable in α, in the experts, or in both.
 
     The mixed tensors are computed once a forward and stand where the adapter's own were, so PEFT's code runs
-    unchanged and a step costs about that of one expert. Use it as a module (`mixture(**batch)`), or call
+    unchanged and a step costs about that of one expert. The frozen weights are the backbone's own: what
+    `to()` does to the mixture, it does to the backbone. Use it as a module (`mixture(**batch)`), or call
     `mixed()` for the adapted model with fresh tensors in place. Gradient checkpointing must be non-reentrant,
     which is the default of transformers 5. A transformers `Trainer` needs `remove_unused_columns=False` and
     `label_names=["labels"]`, which it cannot read off `forward`.
