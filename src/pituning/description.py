@@ -105,9 +105,7 @@ def read_description(path: Path) -> Description:
     image_size = content.get("image_size")
     if image_size is not None and type(image_size) is not int:
         faults.append(TaskError("image_size must be a whole number", f"{image_size!r}", "Write pixels."))
-    columns = _mapping(content, "columns", FIELDS + ("text",) + ("objects",) * bool(dataset_keys), faults)
-    if "text" in columns:  # as it may be called in a table without pictures
-        columns.setdefault("text_a", columns.pop("text"))
+    columns = _mapping(content, "columns", FIELDS + ("objects",) * bool(dataset_keys), faults)
     named = _mapping(content, "splits", tuple(SPLITS), faults)
     twice = {key for key in named if [SPLITS[other] for other in named].count(SPLITS[key]) > 1}
     if twice:
@@ -278,7 +276,7 @@ def _mapping(
         return {}
     for name in value:
         if name not in allowed:
-            near = did_you_mean(str(name), allowed)
+            near = "Did you mean 'text_a'? " if name == "text" else did_you_mean(str(name), allowed)
             faults.append(
                 TaskError(
                     f"the keys of {key} must be ours: {', '.join(allowed)}",

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -178,7 +178,8 @@ def fit(
     if not examples:
         raise TrainingError("training needs examples", "none", "Check the training split.")
     _warn_if_emulated(module, config)
-    _warn_if_coarse(module)
+    if config.epochs:
+        _warn_if_coarse(module)
     steps = max(EPOCH_STEPS, math.ceil(len(examples) / config.batch_size))
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -306,10 +307,15 @@ def _warn_if_emulated(module: nn.Module, config: FitConfig) -> None:
 def _warn_if_coarse(module: nn.Module) -> None:
     """PEFT keeps most adapters in float32 on a model of 16 bits; heads, norms and biases have its type."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    coarse = {str(p.dtype).removeprefix("torch.") for p in trained if p.dtype.itemsize < 4}
-    if coarse:
-        what = "%s parameters are trained: small steps are lost by rounding. Load the model in float32"
-        log.warning(what, " and ".join(sorted(coarse)))
+    for kind in {str(p.dtype).removeprefix("torch.") for p in trained if p.dtype.itemsize < 4}:
+        _tell_coarse(kind)
+
+
+@cache
+def _tell_coarse(kind: str) -> None:
+    log.warning(
+        "%s parameters are trained: small steps are lost by rounding. Load the model in float32", kind
+    )
 
 
 def _require_finite(what: str, value: Tensor, step: int, state: TrainingState) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import shutil
 import tempfile
@@ -15,8 +14,6 @@ from filelock import FileLock, Timeout
 
 from pituning.errors import ExpertError
 
-log = logging.getLogger(__name__)
-
 LOCK = ".lock"
 
 
@@ -27,49 +24,70 @@ def appearing(target: Path) -> Iterator[Path]:
     Raises:
         ExpertError: if it cannot be made, or moved there.
     """
-    around = scratch_beside(target)
-    try:
-        folder = around / target.name
-        folder.mkdir()  # unlike what is around it, with the permissions that the user gives new folders
-        yield folder
+    with _clearing(target):
+        around = scratch_beside(target)
         try:
-            os.replace(folder, target)
-        except OSError as error:
-            raise unwritable(target, error) from error
-    finally:
-        shutil.rmtree(around, ignore_errors=True)
+            folder = around / target.name
+            with _told(target):
+                folder.mkdir()  # unlike what is around it, with the permissions that the user gives
+            yield folder
+            with _told(target):
+                os.replace(folder, target)
+        finally:
+            shutil.rmtree(around, ignore_errors=True)
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the lock in a folder for checkpoints, which goes when it is left with nothing but the lock.
+def _told(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(target, error) from error
 
-    Raises:
-        ExpertError: if it cannot be made or written.
-    """
-    lock, timeout = FileLock(folder / LOCK), 0
-    while not lock.is_locked:
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise unwritable(folder, error) from error
-        try:
-            lock.acquire(timeout=timeout)
-        except Timeout:
-            log.info("waiting for another run, which has its checkpoints in %s", folder)
-            timeout = -1
-        except FileNotFoundError:  # its holder was waited for, and has finished and cleared the folder
-            continue
-        except OSError as error:
-            raise unwritable(folder, error) from error
+
+@contextmanager
+def _clearing(target: Path) -> Iterator[None]:
+    """Those folders above `target` that were not there go again, where they are left with nothing in them."""
+    new = [folder for folder in target.parents if not folder.exists()]
     try:
         yield
     finally:
-        with suppress(OSError):  # held still: who waits for it sees that it is gone, and makes a new one
-            (folder / LOCK).unlink()
-        lock.release()
-        with suppress(OSError):
-            folder.rmdir()
+        for folder in new:  # from the innermost
+            with suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
+def alone_in(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock in a folder for checkpoints, which goes when it is left with nothing but the lock.
+
+    Raises:
+        ExpertError: if it cannot be made or written, or another run holds it and is not waited for.
+    """
+    with _clearing(folder):
+        lock = FileLock(folder / LOCK)
+        while not lock.is_locked:
+            with _told(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    lock.acquire(timeout=0)
+                except FileNotFoundError:  # its holder has finished, and cleared the folder
+                    continue
+                except Timeout as error:
+                    if not wait:
+                        fix = "Wait until it has ended, or choose another folder."
+                        must = "two runs must not write into one place"
+                        raise ExpertError(must, f"another has its checkpoints in {folder}", fix) from error
+                    with suppress(FileNotFoundError):
+                        lock.acquire()
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # held still: who waits for it sees that it is gone, and makes a new one
+                (folder / LOCK).unlink()
+            lock.release()
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def scratch_beside(target: Path) -> Path:

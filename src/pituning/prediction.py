@@ -88,8 +88,12 @@ def predicted(
     *,
     expert: Expert | None = None,
     stages: Stages | None = None,
+    must_mix: bool = True,
 ) -> Prediction:
-    """Stages 1 and 2 of `pi_tune`, whose arguments these are."""
+    """Stages 1 and 2 of `pi_tune`, whose arguments these are.
+
+    With `must_mix`, what can be mixed with none of the pool is refused before it is trained.
+    """
     if task.metric in JAVA:
         require_java(task.metric)
     require_one_device(backbone.model)
@@ -103,7 +107,8 @@ def predicted(
     new = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
     untrained = partial(new, replace(target, validation=()), replace(training, epochs=0))
     given = _adopted(expert, backbone, task, target) if expert else None
-    _require_mixable(given or untrained(), around, config.space)
+    if must_mix:
+        _require_mixable(given or untrained(), target, around, config.space)
     sizes = f"{len(target.train)} examples, with {len(target.validation)} others to validate on"
     log.info("expert: %s the task's own on %s", "taking" if expert else "training", sizes)
     own = given or new(target, training, **stages.options("expert"))
@@ -134,11 +139,13 @@ def predicted(
     )
 
 
-def _require_mixable(own: Expert, around: Neighborhood, space: Space) -> None:
+def _require_mixable(own: Expert, target: Task, around: Neighborhood, space: Space) -> None:
     """Raise ExpertError where an expert like the target's own can be mixed with none of the pool's."""
-    reasons = [*around.obstacles(own, space).values()]
+    reasons = [*around.obstacles(own.renamed("the task's own"), target, space).values()]
     if reasons and all(reasons):
-        fix = "Mix LoRA experts with `--space delta` (in Python `space`), or choose another method or pool."
+        fix = "Mix LoRA experts with `--space delta` (in Python `space`)."
+        if space == "delta":
+            fix = "Choose LoRA for all, or a pool of one method and initialisation without `--space delta`."
         must = f"the task's own expert must be of a kind with the pool's, to be mixed in {space} space"
         raise ExpertError(must, listed([*dict.fromkeys(reasons)]), fix)
 

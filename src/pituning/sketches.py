@@ -60,7 +60,7 @@ class SketchIndex:
     def __init__(self, names: Sequence[str], records: Records) -> None:
         self._names, self._records = names, records
         self._rows = {name: row for row, name in enumerate(names)}
-        self._by_layout: dict[bytes, tuple[np.ndarray, Sketches]] = {}
+        self._alike: dict[tuple[bytes, bytes | None], tuple[np.ndarray, Sketches]] = {}
 
     def embedded(self) -> dict[str, bytes]:
         """The experts that have an embedding -> the SHA-256 of its file."""
@@ -91,13 +91,22 @@ class SketchIndex:
         """Whether an expert has an embedding of the same components, made in the same manner."""
         return bool((self._records["layout"] == np.void(layout(embedding))).any())
 
-    def nearest(self, embedding: TaskEmbedding, most: int) -> list[Candidate]:
-        """The experts whose sketches are nearest to that of an embedding, nearest first."""
-        key = layout(embedding)
-        if key not in self._by_layout:
-            rows = np.flatnonzero(self._records["layout"] == np.void(key))
-            self._by_layout[key] = (rows, Sketches(np.ascontiguousarray(self._records["sketch"][rows])))
-        rows, sketches = self._by_layout[key]
+    def nearest(self, embedding: TaskEmbedding, most: int, *, start: bytes | None = None) -> list[Candidate]:
+        """The experts whose sketches are nearest to that of an embedding, nearest first.
+
+        Args:
+            embedding: with whose components and manner others can be compared.
+            most: how many at most.
+            start: see `start_key`; with one, of no other.
+        """
+        key = layout(embedding), start
+        if key not in self._alike:
+            alike = self._records["layout"] == np.void(key[0])
+            if start is not None:
+                alike &= self._records["start"] == np.void(start)
+            rows = np.flatnonzero(alike)
+            self._alike[key] = (rows, Sketches(np.ascontiguousarray(self._records["sketch"][rows])))
+        rows, sketches = self._alike[key]
         places, distances = sketches.nearest(sketch(embedding.components), most)
         found = rows[places]
         digests = [digest.hex() for digest in self._records["embedding"][found].tolist()]

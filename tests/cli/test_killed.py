@@ -58,17 +58,17 @@ def test_killed_train_resumes_to_the_same_expert(world: World, tmp_path: Path) -
     assert not checkpoint.parent.exists()
 
 
-def test_a_run_into_the_place_of_another_waits_for_it(world: World, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with alone_in(tmp_path / ".out.work"):
-        running = process(*tuning(world, out))
-        assert running.stderr
-        assert any("waiting for another run" in line for line in running.stderr)
-        out.mkdir()
-    outcome = outcome_of(running)
-    assert (outcome.code, outcome.out) == (2, "")
-    assert "an adapter is never overwritten" in outcome.err
-    assert [*tmp_path.iterdir()] == [out]
+def test_a_run_into_the_place_of_another_is_refused_at_once(world: World, tmp_path: Path) -> None:
+    work = tmp_path / "new" / ".out.work"
+    with alone_in(work):
+        outcome = outcome_of(process(*tuning(world, tmp_path / "new" / "out")))
+        assert (outcome.code, outcome.out) == (2, "")
+        assert (
+            f"two runs must not write into one place; given: another has its checkpoints in {work}"
+            in outcome.err
+        )
+        assert work.exists()
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("stage", ["expert", "mixture"])

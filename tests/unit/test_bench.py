@@ -24,7 +24,7 @@ from pituning.bench import lorahub as lorahub_module
 from pituning.bench import methods as methods_module
 from pituning.bench.fusion import FusedLayer, fused
 from pituning.bench.merging import Differences, by_fisher, weighted
-from pituning.errors import ConfigError, ExpertError, TrainingError
+from pituning.errors import ConfigError, ExpertError, PoolError, TrainingError
 from pituning.evaluation import Evaluation
 from pituning.example import Example
 from pituning.expert import Expert, attach_expert, is_head
@@ -64,6 +64,14 @@ def test_what_is_of_the_target_in_the_pool_is_never_used(contest: Contest) -> No
     by_similarity = contest.prediction.similarity[contest.prediction.own.name]
     assert [expert.name for expert in contest.neighbors] == [n.name for n in contest.pi.neighbors]
     assert by_similarity[contest.others[0].name] >= by_similarity[contest.others[-1].name]
+
+
+def test_where_nothing_can_be_mixed_there_is_an_own_expert_to_compare_with(contest: Contest) -> None:
+    config = replace(contest.config, train=replace(contest.config.train, method="ia3"))
+    alone = Contest(contest.backbone, contest.task, contest.pool, config)
+    assert METHODS["expert"].make(alone).method == "IA3"
+    with pytest.raises(PoolError, match="a comparison needs experts to mix with"):
+        METHODS["average"].make(alone)
 
 
 def test_what_others_take_of_pi_tuning_costs_no_mixture(

@@ -210,7 +210,7 @@ def test_what_could_not_be_read_again_is_not_written(
         found, components=found.components | {name: torch.full_like(found.components[name], float("nan"))}
     )
     pool = Pool.create(tmp_path / "pool")
-    with pytest.raises(StaleEmbeddingError, match="is not finite, non-negative float32"):
+    with pytest.raises(StaleEmbeddingError, match="finite, non-negative float32; given: not so in"):
         pool.add(expert, broken)
     assert list(pool) == []
 

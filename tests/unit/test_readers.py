@@ -218,8 +218,7 @@ ROWS = '{"text_a": "x", "label": "a"}\n{"text_a": "y", "label": "b"}\n'
         ({"task_yaml": "labels: [a, b, a]"}, "labels must differ"),
         ({"task_yaml": "labels: [a]\ncandidates: [b]"}, "one setting"),
         ({"task_yaml": "labels: [a, c]"}, r"train row 2: label 'b'"),
-        ({"task_yaml": "columns: {words: x}"}, r"keys of columns must be ours.*'words'"),
-        ({"task_yaml": "columns: {text: x}"}, "train.jsonl must have a column 'x'"),
+        ({"task_yaml": "columns: {text: x}"}, r"keys of columns must be ours.*'text'. Did you mean 'text_a'"),
         ({"task_yaml": "columns: [text_a]"}, "columns must map names"),
         (
             {"task_yaml": "columns: {text_a: text_aa}"},

@@ -770,10 +770,19 @@ def test_an_adapter_trained_elsewhere_is_taken_for_the_tasks(
         pi_tune(backbone, target, pool, CONFIG, expert=given)
 
 
+def test_an_expert_of_the_task_itself_does_not_say_whether_it_can_be_mixed(
+    backbone: Backbone, target: Task, tmp_path: Path
+) -> None:
+    pool = Pool.create(tmp_path / "pool")
+    add(pool, backbone, target, replace(BRIEF, method="ia3"))
+    result = pi_tune(backbone, target, pool, replace(CONFIG, train=replace(BRIEF, method="lora")))
+    assert (result.kept, result.neighbors) == ("expert", [])
+
+
 @pytest.mark.parametrize(
     ("method", "space", "told"),
     [
-        ("ia3", "parameters", "text0 is LORA, target:target is IA3"),
+        ("ia3", "parameters", "text0 is LORA, the task's own is IA3"),
         ("ia3", "delta", "delta space is defined for LoRA"),
     ],
 )

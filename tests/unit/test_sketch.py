@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from pools import tiny
+from tiny import text_task
 from torch import Tensor
 
+from pituning import card
 from pituning.errors import ConfigError, PoolError
+from pituning.expert import Expert
 from pituning.interpolate.compatible import Space
 from pituning.manifest import SKETCHES
 from pituning.neighborhood import neighborhood_of, sketched
@@ -142,7 +146,7 @@ def test_a_big_pool_that_was_embedded_elsewhere_has_no_neighbours_and_says_so(
 ) -> None:
     target = replace(point("target", drawn(100, 1)), at="start")
     assert nearest(pool, target, exact=0) == []
-    assert "no expert of the pool has the same tensors, embedded at" in caplog.text
+    assert "has the same tensors, embedded at" in caplog.text
     assert "at the untrained adapter" in caplog.text
 
 
@@ -181,16 +185,39 @@ def test_a_big_pool_reads_few_experts(pool: Pool, monkeypatch: pytest.MonkeyPatc
     assert len(around.similarity("target", target, k=2, space="parameters", without=refused)) <= 31
 
 
-def test_a_shortlist_grows_until_enough_of_it_can_help(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_those_of_another_start_do_not_fill_the_shortlist(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sketched, "SHORTLIST", 4)
-    monkeypatch.setattr(sketched, "AT_ONCE", 2)
-    around, target = neighborhood_of(pool, exact=0), point("target", drawn(100, 1))
-    refused = {name: "of another start" for name in pool if name not in ("e0", "e2", "e39")}
-    for k in (1, 3, 5):
-        found = around.nearest(target, k, space="parameters", without=refused)
-        exact = neighborhood_of(pool).nearest(target, k, space="parameters", without=refused)
-        assert [one.name for one in found] == [one.name for one in exact]
-    assert len(found) == 3
+    own = tiny("target")
+    card = replace(own.card, initialisation="another")
+    target = point("target", drawn(100, 1))
+    for number in range(3):
+        far = replace(tiny(f"far{number}"), card=replace(card, name=f"far{number}", task=f"far{number}"))
+        pool.add(far, point(f"far{number}", drawn(number, 7)))
+    own = replace(own, card=card)
+    found = []
+    for exact in (0, 500):
+        around = neighborhood_of(pool, exact=exact)
+        refused = around.refusals(own, target, "parameters")
+        nearest = around.nearest(target, 5, space="parameters", without=refused)
+        found.append([neighbor.name for neighbor in nearest])
+    assert found[0] == found[1]
+    assert {*found[0]} == {"far0", "far1", "far2"}
+
+
+@pytest.mark.parametrize("exact", [0, 500])
+def test_one_of_an_unknown_start_does_not_speak_for_the_others(exact: int, tmp_path: Path) -> None:
+    pool, own = Pool.create(tmp_path / "pool"), tiny("target")
+    for name in ("dora", "plain"):
+        one = tiny(name)
+        config = copy.deepcopy(one.config)
+        config.use_dora = name == "dora"
+        foreign = Expert(replace(one.card, initialisation=card.UNKNOWN), config, one.tensors)
+        pool.add(foreign)
+    task = text_task(0)
+    found = neighborhood_of(pool, exact=exact).obstacles(own, task, "delta")
+    assert not all(found.values())
 
 
 def test_what_is_looked_at_is_among_the_similarities_of_a_big_pool(pool: Pool) -> None:
@@ -256,7 +283,7 @@ def test_own_task_and_refused_experts_are_replaced_by_the_next(pool: Pool) -> No
     around = neighborhood_of(pool, exact=0)
     refused = around.refusals(tiny("target"), target, "parameters")
     around.nearest(target, 1, space="parameters", without=refused)
-    assert [*refused] == [second]
+    assert [*refused] == []  # one of another start is not looked at
 
 
 def test_typical_of_a_big_pool_is_that_of_a_small_one(pool: Pool) -> None:

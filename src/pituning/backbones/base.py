@@ -164,13 +164,14 @@ def without_gradients(
     start, size = 0, batch_size
     with torch.no_grad():
         while start < len(order):
+            rows = order[start : start + size]
             try:
-                compute(order[start : start + size])
+                compute(rows)
                 start += size
             except torch.cuda.OutOfMemoryError:
-                if size == 1:
+                if len(rows) == 1:
                     raise
-                size //= 2
+                size = len(rows) // 2
 
 
 def few_at_once(examples: Sequence[Example], task: Task) -> Iterator[Sequence[Example]]:

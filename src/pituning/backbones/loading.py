@@ -71,7 +71,7 @@ def load_backbone(
     except Exception as error:  # of many kinds, for a file that is missing, damaged or of wrong values
         fix = "Check the path or name; without a network the Hub's models must be on disk."
         if Path(path).exists():
-            fix = "A model's folder has a config.json of the installed transformers: see `save_pretrained`."
+            fix = "Its config.json is missing, damaged or of another version of transformers: save it again."
         raise BackboneError(must, f"{str(name_or_path)!r} ({_first_line(error)})", fix) from error
     _apply(settings, config, str(name_or_path))
     family = family or family_of(config)

@@ -110,9 +110,9 @@ class Seq2Seq(Backbone):
         pairs = zip(tokens["input_ids"], tokens["attention_mask"].bool(), strict=True)
         rows = [ids[there].tolist() for ids, there in pairs]
         end = self.tokenizer.eos_token_id
-        if end is None or all(row[-1:] == [end] for row in rows):
+        if end is None or all(end in row for row in rows):
             return tokens
-        rows = [row if row[-1:] == [end] else [*row, end] for row in rows]
+        rows = [row if end in row else [*row[: self.max_length - 1], end] for row in rows]
         ids, mask = pad(rows, self.tokenizer.pad_token_id)
         return {"input_ids": ids, "attention_mask": mask}
 

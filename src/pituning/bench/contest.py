@@ -71,7 +71,7 @@ class Contest:
     @cached_property
     def _prediction(self) -> Prediction | PituningError:
         try:
-            return predicted(self.backbone, self.task, self.pool, self.config)
+            return predicted(self.backbone, self.task, self.pool, self.config, must_mix=False)
         except PituningError as error:
             return error
 

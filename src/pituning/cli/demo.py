@@ -8,8 +8,6 @@ import os
 import secrets
 import shlex
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +52,10 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     config = read_recipe("ofa-mini").config(shots=options.shots, seed=options.seed)
     somewhere = Path(tempfile.gettempdir()) / f"pituning-{secrets.token_hex(4)}" / options.target
     out = Path(options.out) if options.out else somewhere
-    with _new(out) as scratch:
+    if os.path.lexists(out):
+        given = f"{str(out)!r}, which exists"
+        raise ConfigError("a demo starts in a new folder", given, "Choose another --out.")
+    with appearing(out) as scratch:
         log.info("demo: drawing %s, and loading ofa-mini and its pool", options.target)
         backbone, task, pool = load_backbone("ofa-mini"), mini_task(options.target), Pool(MINI20)
         size = sum(p.numel() for p in backbone.model.parameters()) / 1e6
@@ -67,20 +68,3 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         write_report(report, scratch / page.name)
     document = {**describe(result, config, folder), "report": str(page)}
     return document, f"{as_text(result, folder)}\nreport: {page}\nevaluate it again: {program()} {again}"
-
-
-@contextmanager
-def _new(out: Path) -> Iterator[Path]:
-    """A folder that appears at `out` when all is done, or not at all, nor those that it would lie in."""
-    if os.path.lexists(out):
-        raise ConfigError(
-            "a demo starts in a new folder", f"{str(out)!r}, which exists", "Choose another --out."
-        )
-    new = [folder for folder in out.parents if not folder.exists()]
-    try:
-        with appearing(out) as folder:
-            yield folder
-    finally:
-        for folder in new:  # from the innermost; one that holds something stays
-            with suppress(OSError):
-                folder.rmdir()

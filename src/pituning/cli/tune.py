@@ -86,7 +86,8 @@ def tuning_of(options: argparse.Namespace, recipe: Recipe) -> PiConfig:
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The whole recipe, then the adapter and its reasons on disk."""
     out = Path(options.out)
-    _require_free(out)
+    if out.exists():
+        raise ExpertError("an adapter is never overwritten", f"{out} exists", "Choose another --out.")
     workdir = out.parent / f".{out.name}.work"
     from_first(partial(require_place, out))
     recipe = recipe_of(options)
@@ -98,12 +99,10 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         given = ", ".join(f"--{name}" for name in unused)
         raise ConfigError("an expert that is given is not trained", given, "Leave these or --expert out.")
     look_over(task)
-    backbone = load_backbone(options.backbone, settings=recipe.model)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with alone_in(workdir) if is_first() else nullcontext():
-        from_first(partial(_require_free, out))  # another run may have been waited for
+    with alone_in(workdir, wait=False) if is_first() else nullcontext():
         if not options.resume and is_first() and any(workdir.glob(f"*/{CHECKPOINT}")):
-            log.warning("checkpoints of an earlier run are in %s: --resume goes on from them", workdir)
+            log.warning("checkpoints in %s are overwritten; --resume would have gone on from them", workdir)
+        backbone = load_backbone(options.backbone, settings=recipe.model)
         result = pi_tune(
             backbone,
             task,
@@ -128,11 +127,6 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         shutil.rmtree(workdir, ignore_errors=True)
     last = [f"evaluate it again: {program()} {command}" for command in told]
     return document, "\n".join([as_text(result, out), f"report: {page}", *last])
-
-
-def _require_free(out: Path) -> None:
-    if out.exists():
-        raise ExpertError("an adapter is never overwritten", f"{out} exists", "Choose another --out.")
 
 
 def _save(expert: Expert, document: dict[str, Any], page: str, scratch: Path, out: Path) -> None:

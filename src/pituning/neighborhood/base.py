@@ -16,6 +16,7 @@ from pituning.interpolate.compatible import Space, foreign_to
 from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, TaskGraph
 from pituning.predict.delta import comparable, shared_modules, similarities_in_delta
 from pituning.predict.graph import check_count
+from pituning.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +82,18 @@ class Neighborhood(ABC):
         counts = Counter(expert.card.initialisation for expert in known)
         return max(known, key=lambda expert: counts[expert.card.initialisation], default=None)
 
-    def obstacles(self, own: Expert, space: Space) -> dict[str, str]:
-        """An expert of each kind of start -> why it cannot be mixed with `own`; "" where it can."""
-        return {name: self._obstacle(name, own, space) for name in self._starts()}
+    def obstacles(self, own: Expert, target: Task, space: Space) -> dict[str, str]:
+        """An expert of another task, of each kind of start -> why it cannot be mixed with `own`.
+
+        "" where it can, or where one of those that it stands for may.
+        """
+        starts, found = self._starts(), dict[str, str]()
+        for name in starts:
+            card = self.experts[name].card
+            if card.task != target.name and card.source != target.source:
+                varied = card.initialisation == UNKNOWN and len(starts) < len(self.experts)
+                found[name] = "" if varied else self._obstacle(name, own, space)
+        return found
 
     def backbone_name(self) -> str:
         """What most cards say; "" where none tells."""

@@ -17,17 +17,17 @@ from pituning.pool import Pool
 from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, similarity
 from pituning.predict.embedding import Order
 from pituning.predict.similarity import flat_similarities
-from pituning.sketches import Candidate, SketchIndex
+from pituning.sketches import Candidate, SketchIndex, start_key
 
 Found = TypeVar("Found")
 log = logging.getLogger(__name__)
 
 # Of the experts whose sketches are nearest, so many at a time are read and compared exactly, until the
 # nearest have stayed the same for so many times, or the squared difference of every other sketch is so many
-# times that of theirs (at least that of two roundings). Where too few of the shortlist can help, it grows.
+# times that of theirs (at least that of two roundings).
 AT_ONCE, UNCHANGED, FAR = 24, 3, 1.5
 ROUNDED = 1 / 6
-SHORTLIST, GROWTH = 384, 4
+SHORTLIST = 384
 
 DRAWN = 30  # `similarity` and `others` are of so many of the nearest
 
@@ -59,11 +59,17 @@ class Read(Mapping[str, Found]):
 
 @final
 class Refused(dict[str, str]):
-    """Expert -> the reason, of the experts that were asked about."""
+    """Expert -> the reason, of the experts that were asked about.
 
-    def __init__(self, reason: Callable[[str], str]) -> None:
+    Args:
+        reason: why an expert is refused; "" where it is not.
+        start: see `start_key`; all of another are refused.
+    """
+
+    def __init__(self, reason: Callable[[str], str], start: bytes | None) -> None:
         super().__init__()
         self._reason, self._accepted = reason, set[str]()
+        self.start = start
 
     def __contains__(self, name: object) -> bool:
         if isinstance(name, str) and name not in self._accepted and not super().__contains__(name):
@@ -105,7 +111,8 @@ class SketchedNeighborhood(Neighborhood):
 
     def refusals(self, own: Expert, embedding: TaskEmbedding, space: Space) -> Mapping[str, str]:
         """See `Refused`."""
-        return Refused(lambda name: self._reason(name, own, embedding, space))
+        start = start_key(own) if space == "parameters" else None
+        return Refused(lambda name: self._reason(name, own, embedding, space), start)
 
     def _nearest(self, embedding: TaskEmbedding, k: int, without: Mapping[str, str]) -> list[Neighbor]:
         """Compare exactly, from the nearest sketches on, until nothing better is found."""
@@ -113,37 +120,28 @@ class SketchedNeighborhood(Neighborhood):
         similarity(mine, mine, setting=embedding.setting)  # raises where the embedding says nothing
         order = Order(mine)
         flat = order.flat(mine)
+        start = without.start if isinstance(without, Refused) else None
+        candidates, unchanged = self.index.nearest(embedding, SHORTLIST, start=start), 0
+        if not candidates and self.embeddings:
+            log.warning(
+                "no expert of the pool began alike, or has the same tensors, embedded %s", embedding.manner
+            )
         alike: dict[str, float] = {}
         found: list[str] = []
-        for candidates in self._shortlists(embedding):
-            unchanged = 0
-            for start in range(0, len(candidates), AT_ONCE):
-                batch = [one for one in candidates[start : start + AT_ONCE] if one.name not in alike]
-                files = {one.name: content for one in batch if (content := _file(self.pool, one))}
-                values = [order.values(content, self.pool.path / name) for name, content in files.items()]
-                compared = flat_similarities(flat, values, order.sizes, setting=embedding.setting)
-                alike |= dict(zip(files, compared.tolist(), strict=True))
-                best = sorted(alike, key=lambda name: (-alike[name], name))
-                helpful = (name for name in best if self._may_help(name, embedding, without))
-                before, found = found, [*islice(helpful, k)]
-                unchanged = unchanged + 1 if found == before and len(found) == k else 0
-                apart = len(found) == k and _lie_apart(found, candidates, start + AT_ONCE)
-                if unchanged == UNCHANGED or apart:
-                    break
-            if len(found) == k:
+        for first in range(0, len(candidates), AT_ONCE):
+            batch = [one for one in candidates[first : first + AT_ONCE] if one.name not in alike]
+            files = {one.name: content for one in batch if (content := _file(self.pool, one))}
+            values = [order.values(content, self.pool.path / name) for name, content in files.items()]
+            compared = flat_similarities(flat, values, order.sizes, setting=embedding.setting)
+            alike |= dict(zip(files, compared.tolist(), strict=True))
+            best = sorted(alike, key=lambda name: (-alike[name], name))
+            helpful = (name for name in best if self._may_help(name, embedding, without))
+            before, found = found, [*islice(helpful, k)]
+            unchanged = unchanged + 1 if found == before and len(found) == k else 0
+            apart = len(found) == k and _lie_apart(found, candidates, first + AT_ONCE)
+            if unchanged == UNCHANGED or apart:
                 break
         return [Neighbor(name, alike[name]) for name in found]
-
-    def _shortlists(self, embedding: TaskEmbedding) -> Iterator[list[Candidate]]:
-        """Those whose sketches are nearest, and ever more of them, as long as there are more."""
-        most, found = SHORTLIST, self.index.nearest(embedding, SHORTLIST)
-        if not found and self.embeddings:
-            log.warning("no expert of the pool has the same tensors, embedded %s", embedding.manner)
-        while found:
-            yield found
-            most, before = GROWTH * most, len(found)
-            more = self.index.nearest(embedding, most)
-            found = more if len(more) > before else []
 
     def _drawn(
         self, embedding: TaskEmbedding, k: int, *, space: Space, without: Mapping[str, str]

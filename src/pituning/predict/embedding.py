@@ -158,12 +158,15 @@ class TaskEmbedding:
         """One safetensors file; what made it is in the metadata.
 
         Raises:
-            StaleEmbeddingError: it could not be read again, such as for a value that is not finite.
+            StaleEmbeddingError: a value is negative or not finite.
         """
+        odd = [name for name, tensor in self.components.items() if not _is_fisher(tensor)]
+        if odd:
+            must = "an embedding is of finite, non-negative float32"
+            raise StaleEmbeddingError(must, f"not so in {odd[0]!r}", "Embed the task again.")
         facts = {name: getattr(self, name) for name in _FACTS}
         tensors = {name: tensor.contiguous() for name, tensor in self.components.items()}
         content: bytes = save(tensors, metadata={"embedding": json.dumps(facts, sort_keys=True)})
-        self.from_bytes(content, Path(EMBEDDING))
         return content
 
     @classmethod

@@ -136,7 +136,7 @@ class Sketches:
         counts = known.sum(axis=1).clip(min=1.0)
         distances = self._squares - 2.0 * (self._first @ there[:FIRST])
         distances = (distances + square[self._way]) / counts[self._way]
-        chosen = _least(distances, max(SECOND, most))
+        chosen = _least(distances, SECOND)
         values = self._values[chosen]
         unknown = values == UNKNOWN
         difference = values.astype(np.float32)
