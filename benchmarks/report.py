@@ -12,6 +12,7 @@ from typing import Any
 
 import choosing
 from suite_tables import (
+    FAMILIES,
     READING,
     SUITES,
     beside_the_paper,
@@ -166,6 +167,22 @@ def contest(runs: Sequence[dict[str, Any]]) -> list[str]:
             f"| {METHODS[method].title} | {average} | {_points(gap)} | {signs} "
             f"| {_points(lead, -1)} | {one['seconds']:.0f} | {one['runs']} |"
         )
+    return [*lines, "", *by_kind(runs)]
+
+
+def by_kind(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """What trains alone, and π-Tuning, minus the own expert, by the paper's three kinds of task."""
+    kinds = {kind: summary([r for r in runs if r["task"] in tasks]) for kind, tasks in FAMILIES.items()}
+    lines = [
+        "What trains alone, by kind of task, minus the own expert; in brackets how many tasks:",
+        "",
+        "| method | " + " | ".join(kinds) + " |",
+        "|---" * (len(kinds) + 1) + "|",
+    ]
+    for method in ("pi", "full", "lora", "bitfit", "prefix", "prompt"):
+        gaps = [found.get(method, {}).get("difference") for found in kinds.values()]
+        cells = [f"{100 * gap['mean']:+.2f} ({gap['tasks']})" if gap else "–" for gap in gaps]
+        lines.append(f"| {METHODS[method].title} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
