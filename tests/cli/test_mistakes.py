@@ -176,7 +176,7 @@ BACKBONES: dict[str, tuple[Case, tuple[str, ...]]] = {
     ),
     "backbone folder without a model": (
         lambda w, t: ("train", w.task(), "--pool", t / "pool", "--backbone", w.task()),
-        ("a backbone is a local folder", "target", "Check the path"),
+        ("a backbone is a local folder", "target", "config.json is missing, damaged or of another version"),
     ),
     "pool of another backbone": (
         on_other_backbone,
