@@ -32,7 +32,7 @@ from pituning.card import UNKNOWN, ExpertCard
 from pituning.errors import ConfigError, ExpertError, PituningError
 from pituning.foundation import Foundation
 from pituning.methods.targets import inside
-from pituning.places import appearing, unwritable
+from pituning.places import appearing, writing
 from pituning.seed import isolated_seed
 from pituning.task import Task
 
@@ -98,11 +98,8 @@ class Expert:
             raise ExpertError(
                 "an expert is never overwritten", f"{target} exists", "Remove it or choose another folder."
             )
-        with appearing(target) as folder:
-            try:
-                self.write(folder)
-            except OSError as error:
-                raise unwritable(target, error) from error
+        with appearing(target) as folder, writing(target):
+            self.write(folder)
         return target
 
     def write(self, folder: Path) -> None:

@@ -28,21 +28,26 @@ def appearing(target: Path) -> Iterator[Path]:
         around = scratch_beside(target)
         try:
             folder = around / target.name
-            with _told(target):
+            with writing(target):
                 folder.mkdir()  # unlike what is around it, with the permissions that the user gives
             yield folder
-            with _told(target):
+            with writing(target):
                 os.replace(folder, target)
         finally:
             shutil.rmtree(around, ignore_errors=True)
 
 
 @contextmanager
-def _told(target: Path) -> Iterator[None]:
+def writing(target: Path) -> Iterator[None]:
+    """Raise ExpertError for what keeps `target` from being written (permissions, a full disk)."""
     try:
         yield
     except OSError as error:
-        raise unwritable(target, error) from error
+        raise ExpertError(
+            f"{target.parent} must be writable and have room",
+            f"{error.strerror or error}",
+            "Free space, mend the permissions or choose another folder; nothing was changed.",
+        ) from error
 
 
 @contextmanager
@@ -67,7 +72,7 @@ def alone_in(folder: Path, *, wait: bool = True) -> Iterator[None]:
     with _clearing(folder):
         lock = FileLock(folder / LOCK)
         while not lock.is_locked:
-            with _told(folder):
+            with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
                     lock.acquire(timeout=0)
@@ -96,13 +101,12 @@ def scratch_beside(target: Path) -> Path:
     Raises:
         ExpertError: if none can be made.
     """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except FileExistsError as error:  # where a folder should be
-        raise unwritable(target, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))) from error
-    except OSError as error:
-        raise unwritable(target, error) from error
+    with writing(target):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        except FileExistsError as error:  # where a folder should be
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
 
 
 def require_place(target: Path) -> None:
@@ -112,16 +116,5 @@ def require_place(target: Path) -> None:
         ExpertError: it could not.
     """
     above = next(folder for folder in target.absolute().parents if folder.exists())
-    try:
+    with writing(target):
         Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=above)).rmdir()
-    except OSError as error:
-        raise unwritable(target, error) from error
-
-
-def unwritable(target: Path, error: OSError) -> ExpertError:
-    """The error for a folder that cannot be written (permissions, full disk)."""
-    return ExpertError(
-        f"{target.parent} must be writable and have room",
-        f"{error.strerror or error}",
-        "Free space, mend the permissions or choose another folder; nothing was changed.",
-    )

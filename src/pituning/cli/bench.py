@@ -25,7 +25,7 @@ from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import Expert
-from pituning.places import unwritable
+from pituning.places import writing
 from pituning.pool import Pool
 from pituning.provenance import provenance
 from pituning.spelling import did_you_mean
@@ -160,11 +160,9 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
     document |= {"config": contest.config.told, "key": _key(contest, name), **provenance()}
     file = _file(contest, name, out)
     scratch = file.with_suffix(".new")
-    try:
+    with writing(out):
         scratch.write_text(json.dumps(document, indent=1) + "\n")
         os.replace(scratch, file)
-    except OSError as error:
-        raise unwritable(out, error) from error
     log.info("%s seed %d %s: %.4f", task.name, seed, name, document["score"])
     return document
 

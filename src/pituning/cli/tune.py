@@ -29,7 +29,7 @@ from pituning.expert import Expert
 from pituning.fit import FitConfig
 from pituning.interpolate import TuneConfig
 from pituning.mixing import PiConfig
-from pituning.places import alone_in, require_place, unwritable
+from pituning.places import alone_in, require_place, writing
 from pituning.predict import FisherConfig
 from pituning.recipe import pi_tune
 from pituning.report import report_page
@@ -131,14 +131,12 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _save(expert: Expert, document: dict[str, Any], page: str, scratch: Path, out: Path) -> None:
     """The adapter and its reasons appear at `out` together or not at all."""
-    try:
+    with writing(out):
         shutil.rmtree(scratch, ignore_errors=True)
         expert.save(scratch)
         (scratch / "result.json").write_text(json.dumps(document, indent=1) + "\n")
         (scratch / REPORT).write_text(page, encoding="utf-8")
         os.replace(scratch, out)
-    except OSError as error:
-        raise unwritable(out, error) from error
 
 
 def describe(result: PiResult, config: PiConfig, out: Path) -> dict[str, Any]:

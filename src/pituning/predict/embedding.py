@@ -160,8 +160,7 @@ class TaskEmbedding:
         Raises:
             StaleEmbeddingError: a value is negative or not finite.
         """
-        odd = [name for name, tensor in self.components.items() if not _is_fisher(tensor)]
-        if odd:
+        if odd := _odd(self.components):
             must = "an embedding is of finite, non-negative float32"
             raise StaleEmbeddingError(must, f"not so in {odd[0]!r}", "Embed the task again.")
         facts = {name: getattr(self, name) for name in _FACTS}
@@ -192,8 +191,7 @@ class TaskEmbedding:
         try:
             facts: dict[str, Any] = parse_json(parse_metadata(content)["embedding"].encode())
             components = parse_tensors(content)
-            odd = [name for name, tensor in components.items() if not _is_fisher(tensor)]
-            if odd:
+            if odd := _odd(components):
                 raise ValueError(f"{odd[0]!r} is not finite, non-negative float32")
             if any(not isinstance(value, int if n == "examples" else str) for n, value in facts.items()):
                 raise ValueError("its facts are of other types")
@@ -233,8 +231,13 @@ class Order:
         return torch.cat([components[name].flatten() for name in self._names]).numpy()
 
 
-def _is_fisher(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.float32 and bool(((tensor >= 0) & torch.isfinite(tensor)).all())
+def _odd(components: Mapping[str, Tensor]) -> list[str]:
+    """Those that are not finite, non-negative float32."""
+
+    def is_fisher(tensor: Tensor) -> bool:
+        return tensor.dtype == torch.float32 and bool(((tensor >= 0) & torch.isfinite(tensor)).all())
+
+    return [name for name, tensor in components.items() if not is_fisher(tensor)]
 
 
 def _no_embedding(path: Path, error: Exception) -> StaleEmbeddingError:

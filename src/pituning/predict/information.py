@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pituning.backbones import Backbone
-from pituning.backbones.base import batches_by_length
+from pituning.backbones.base import batches_by_length, without_gradients
 from pituning.errors import BackboneError, ConfigError
 from pituning.example import first_by_hash
 from pituning.expert import Expert, attach_expert, attach_untrained, is_head
@@ -102,12 +102,14 @@ def sample_labels(
     """The examples with answers drawn from the model's own distribution over the candidates."""
     generator = torch.Generator().manual_seed(seed)
     sampled = list(examples)
-    with torch.no_grad():
-        for rows in batches_by_length(examples, 32):
-            likelihoods = backbone.log_likelihoods(model, [examples[row] for row in rows], task)
-            drawn = torch.multinomial(likelihoods.softmax(dim=1).cpu(), 1, generator=generator)
-            for row, index in zip(rows, drawn.flatten().tolist(), strict=True):
-                sampled[row] = dataclasses.replace(examples[row], label=task.candidates[index])
+
+    def draw(rows: list[int]) -> None:
+        likelihoods = backbone.log_likelihoods(model, [examples[row] for row in rows], task)
+        drawn = torch.multinomial(likelihoods.softmax(dim=1).cpu(), 1, generator=generator)
+        for row, index in zip(rows, drawn.flatten().tolist(), strict=True):
+            sampled[row] = dataclasses.replace(examples[row], label=task.candidates[index])
+
+    without_gradients(draw, examples)
     return sampled
 
 
