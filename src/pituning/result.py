@@ -24,8 +24,8 @@ class PiResult:
         history: how the mixture was tuned; see `FitResult`.
         best_epoch: of which the state was kept; 0 is the mixture before tuning.
         similarity: of all pairs of the target (under its own expert's name) and the experts that it could be
-            mixed with, one of its own task or data among them; of a pool of more than 500, of the target and
-            the nearest 30 (or k) of other tasks.
+            mixed with, one of its own task or data among them; of a big pool, of the target and the
+            nearest 30 (or k) of other tasks.
         others: those of other tasks and other data among these, the most alike first.
         space: in which they are mixed.
         refused: expert of another task -> why it could not be a neighbour.

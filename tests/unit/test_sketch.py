@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pituning.errors import ConfigError, PoolError
 from pituning.expert import Expert
 from pituning.interpolate.compatible import Space
 from pituning.manifest import SKETCHES
-from pituning.neighborhood import neighborhood_of, sketched
+from pituning.neighborhood import ExactNeighborhood, neighborhood_of, sketched
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, TaskEmbedding, TaskGraph
 from pituning.predict.embedding import Order
@@ -286,12 +287,14 @@ def test_own_task_and_refused_experts_are_replaced_by_the_next(pool: Pool) -> No
     assert [*refused] == []  # one of another start is not looked at
 
 
-def test_typical_of_a_big_pool_is_that_of_a_small_one(pool: Pool) -> None:
+def test_typical_of_a_big_pool_is_that_of_a_small_one(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     from pools import TINY
 
+    get, read = Pool.get, list[str]()
+    monkeypatch.setattr(Pool, "get", lambda *a: (read.append(a[1]), get(*a))[1])
     big, small = neighborhood_of(pool, exact=0), neighborhood_of(pool, exact=500)
     assert big.typical(TINY).name == small.typical(TINY).name
-    assert len(big.experts._found) == 1
+    assert len(read) == 1
 
 
 def test_sketches_follow_what_is_added_replaced_embedded_and_removed(pool: Pool) -> None:
@@ -348,3 +351,36 @@ def test_of_many_starts_one_is_told_that_is_embedded(pool: Pool) -> None:
     start = pool.sketches().starts()
     pool.add(tiny("a-first"))
     assert pool.sketches().starts() == start
+
+
+def test_a_pool_of_large_experts_is_not_read_whole(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = point("target", drawn(100, 1))
+    size = sum(file.stat().st_size for name in pool for file in (pool.path / name).iterdir())
+    assert isinstance(neighborhood_of(pool, held=size), ExactNeighborhood)
+    around = neighborhood_of(pool, held=size - 1)
+    assert isinstance(around, sketched.SketchedNeighborhood)
+    monkeypatch.setattr(sketched, "TOGETHER", 1)  # each embedding is compared by itself
+    refused = around.refusals(tiny("target"), target, "parameters")
+    found = around.nearest(target, 5, space="parameters", without=refused)
+    assert [one.name for one in found] == nearest(pool, target, exact=500)
+
+
+@pytest.mark.parametrize("space", ["parameters", "delta"])
+def test_of_a_big_pool_only_what_was_asked_for_last_is_kept(
+    space: Space, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sketched, "KEPT", 4)
+    get, read, counts = Pool.get, list[weakref.ref[Expert]](), list[int]()
+
+    def seen(*asked: Any) -> Expert:
+        expert = get(*asked)
+        read.append(weakref.ref(expert))
+        counts.append(sum(one() is not None for one in read))
+        return expert
+
+    monkeypatch.setattr(Pool, "get", seen)
+    around, target = neighborhood_of(pool, exact=0), point("target", drawn(100, 1))
+    refused = around.refusals(tiny("target"), target, space)
+    around.nearest(target, 12, space=space, without=refused)
+    assert len(read) >= 12
+    assert max(counts) <= 4 + 2  # one that is being looked at, and one that was just read

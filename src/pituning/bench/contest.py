@@ -108,7 +108,7 @@ class Contest:
     def others(self) -> list[Expert]:
         """The experts of other tasks that can be mixed with the target's own, the most alike first.
 
-        Of a pool of more than 500, the nearest 30, or k.
+        Of a big pool, the nearest 30, or k.
 
         Raises:
             PoolError: there is none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import TypeVar, final
 
@@ -31,21 +31,22 @@ SHORTLIST = 384
 
 DRAWN = 30  # `similarity` and `others` are of so many of the nearest
 
+# So many experts, and as many embeddings, are kept in memory; others are read again. Embeddings are compared
+# at the same time as long as they are no larger together than this.
+KEPT, TOGETHER = 32, 1 << 26
+
 
 @final
 class Read(Mapping[str, Found]):
-    """What a pool holds by name, read when it is asked for, and kept."""
+    """What a pool holds by name, read when it is asked for; what was asked for last is kept."""
 
     def __init__(self, names: Collection[str], read: Callable[[str], Found]) -> None:
-        self._names, self._read = names, read
-        self._found: dict[str, Found] = {}
+        self._names, self._read = names, lru_cache(KEPT)(read)
 
     def __getitem__(self, name: str) -> Found:
         if name not in self._names:
             raise KeyError(name)
-        if name not in self._found:
-            self._found[name] = self._read(name)
-        return self._found[name]
+        return self._read(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -130,10 +131,11 @@ class SketchedNeighborhood(Neighborhood):
         found: list[str] = []
         for first in range(0, len(candidates), AT_ONCE):
             batch = [one for one in candidates[first : first + AT_ONCE] if one.name not in alike]
-            files = {one.name: content for one in batch if (content := _file(self.pool, one))}
-            values = [order.values(content, self.pool.path / name) for name, content in files.items()]
-            compared = flat_similarities(flat, values, order.sizes, setting=embedding.setting)
-            alike |= dict(zip(files, compared.tolist(), strict=True))
+            for part in _parts(batch, flat.nbytes):
+                files = {one.name: content for one in part if (content := _file(self.pool, one))}
+                values = [order.values(content, self.pool.path / name) for name, content in files.items()]
+                compared = flat_similarities(flat, values, order.sizes, setting=embedding.setting)
+                alike |= dict(zip(files, compared.tolist(), strict=True))
             best = sorted(alike, key=lambda name: (-alike[name], name))
             helpful = (name for name in best if self._may_help(name, embedding, without))
             before, found = found, [*islice(helpful, k)]
@@ -160,6 +162,12 @@ class SketchedNeighborhood(Neighborhood):
         # In parameter space, what stands in the way is the same for all of one start.
         alike = space == "parameters" and self.index.starts_like(name, own)
         return obstacle(own if alike else self.experts[name], own, space)
+
+
+def _parts(candidates: Sequence[Candidate], size: int) -> Iterator[Sequence[Candidate]]:
+    """As many at a time as are compared together, each having so many bytes."""
+    together = max(1, TOGETHER // size)
+    return (candidates[first : first + together] for first in range(0, len(candidates), together))
 
 
 def _file(pool: Pool, one: Candidate) -> bytes:
