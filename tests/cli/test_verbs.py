@@ -44,6 +44,7 @@ from pituning.cli.terminal import program
 from pituning.expert import Expert, attach
 from pituning.mini20 import NAMES
 from pituning.pool import Pool
+from pituning.predict.embedding import EMBEDDING
 from pituning.task import load_task
 from pituning_command import VERBS, main
 
@@ -357,14 +358,17 @@ def test_pool_lists_shows_adds_removes_and_verifies(world: World, tmp_path: Path
     pool = tmp_path / "new"
     assert call("pool", "add", pool, world.pool / "a", "--name", "first", "--json").document == {
         "added": "first",
-        "embedded": False,
+        "embedded": True,
         "spaces": ["parameters", "delta"],
         "reasons": {},
     }
     listed = call("pool", "list", pool, "--json").document
     assert [(entry["name"], entry["task"], entry["embedded"]) for entry in listed["experts"]] == [
-        ("first", "a", False)
+        ("first", "a", True)
     ]
+    assert (
+        Pool(pool).embedding("first").components.keys() == Pool(world.pool).embedding("a").components.keys()
+    )
     assert "LORA" in call("pool", "list", pool).out
     long = "a-long-name-that-" * 7
     call("pool", "add", pool, world.pool / "a", "--name", long)
@@ -376,6 +380,16 @@ def test_pool_lists_shows_adds_removes_and_verifies(world: World, tmp_path: Path
     assert call("pool", "verify", pool, "--json").document == {"faults": []}
     assert call("pool", "remove", pool, "first", "--json").document == {"removed": "first"}
     assert call("pool", "list", pool, "--json").document["experts"] == []
+
+
+@pytest.mark.parametrize("fault", ["stale", "damaged"])
+def test_an_adapter_is_added_without_an_embedding_of_no_use(world: World, tmp_path: Path, fault: str) -> None:
+    folder, other = (shutil.copytree(world.pool / name, tmp_path / name) for name in ("a", "b"))
+    found = (other / EMBEDDING).read_bytes()
+    (folder / EMBEDDING).write_bytes(found if fault == "stale" else found[:100])
+    outcome = call("pool", "add", tmp_path / "new", folder, "--json")
+    assert (outcome.code, outcome.document["embedded"]) == (0, False)
+    assert "added without its embedding" in outcome.err
 
 
 def test_the_carried_pool_can_be_looked_at() -> None:

@@ -18,10 +18,11 @@ from pituning.cli.embed import as_trained, backbone_of
 from pituning.cli.recipes import add_recipe_option
 from pituning.cli.tasks import pool_named, require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted, table
-from pituning.errors import PituningError, PoolError
+from pituning.errors import PituningError, PoolError, StaleEmbeddingError
 from pituning.expert import Expert, adopt
 from pituning.pool import Pool
-from pituning.predict import embed
+from pituning.predict import TaskEmbedding, embed
+from pituning.predict.embedding import EMBEDDING
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,8 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
                 seed = Pool(options.pool).init_seed
             bar = progress_wanted(options.json)
             embedding = embed(backbone, expert, task, init_seed=seed, progress=bar)
+    if embedding is None:
+        embedding = _embedding_beside(expert, Path(options.items[0]))
     pool = Pool.create(options.pool)  # last: a mistake leaves no empty pool
     pool.add(expert, embedding, replace=options.replace)
     reasons = obstacles(expert, pool)
@@ -158,6 +161,19 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         )
     document = {"added": expert.name, "embedded": embedding is not None, "spaces": spaces}
     return document | {"reasons": {space: why for space, why in reasons.items() if why}}, "\n".join(lines)
+
+
+def _embedding_beside(expert: Expert, folder: Path) -> TaskEmbedding | None:
+    """Of a folder of a pool; one that is of no use is told and left out."""
+    if not (folder / EMBEDDING).is_file():
+        return None
+    try:
+        embedding = TaskEmbedding.load(folder / EMBEDDING)
+        embedding.check_fresh(expert)
+    except StaleEmbeddingError as fault:
+        log.warning("added without its embedding: %s", fault)
+        return None
+    return embedding
 
 
 def _tell_other(expert: Expert, backbone: str) -> None:
