@@ -142,13 +142,12 @@ def _image_folders(folder: Path, name: str) -> list[Path]:
 
 
 def _read_class_folders(folder: Path) -> tuple[Example, ...]:
-    files = [
-        file
-        for label in sorted(folder.iterdir())
-        if label.is_dir()
-        for file in sorted(label.iterdir())
-        if file.suffix.lower() in PICTURES
-    ]
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in PICTURES and f.is_file())
+    elsewhere = [file for file in files if file.parent.parent != folder]
+    if elsewhere:
+        given = f"{len(elsewhere)} elsewhere, such as {elsewhere[0]}"
+        must = f"a picture lies in the folder of its label, as {folder.name}/LABEL/picture.png"
+        raise TaskError(must, given, "Move or remove what is elsewhere.")
     examples = [Example(image=file.read_bytes(), label=file.parent.name) for file in files]
     pairs = zip(files, examples, strict=True)
     TaskError.collect([fault for file, one in pairs if (fault := _no_picture(file, one.image or b""))])

@@ -125,6 +125,17 @@ def test_one_subfolder_of_images_a_class_holds_the_same_content_too(tmp_path):
     assert load_task(tmp_path / "files").fingerprint == expected.fingerprint
 
 
+@pytest.mark.parametrize("stray", ["loose.png", "cat/2020/deep.png"])
+def test_a_picture_outside_the_folders_of_labels_is_told(tmp_path, stray):
+    for file in ("cat/1.png", "dog/2.png", stray):
+        path = tmp_path / "train" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(CLASSES[0]["image"])
+    (tmp_path / "task.json").write_text('{"name": "t"}')
+    with pytest.raises(TaskError, match=f"train/LABEL/picture.png; given: 1 elsewhere.*{stray}"):
+        load_task(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["validation", "val", "valid", "dev"])
 def test_validation_is_found_by_every_usual_name(tmp_path, name):
     write_task(tmp_path, TEXTS)
