@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, TypeVar, final
 
@@ -79,7 +80,7 @@ def require_same(key: str) -> None:
         return
     keys: list[Any] = [None] * dist.get_world_size()
     with _together():
-        dist.all_gather_object(keys, key)
+        dist.all_gather_object(keys, key, group=_patient(dist.group.WORLD))
     if len(set(keys)) > 1:
         raise TrainingError(
             "processes that train together have the same data, model and options",
@@ -168,10 +169,17 @@ def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+@lru_cache(maxsize=1)
+def _patient(_world: Any) -> Any:
+    """Where a script's own group has nccl alone, which gives up after minutes: all processes, on CPUs."""
+    with_gloo = "gloo" in dist.get_backend_config()
+    return None if with_gloo else dist.new_group(backend="gloo", timeout=PATIENCE)
+
+
 def _broadcast(value: Any) -> Any:
     box = [value]
     with _together():
-        dist.broadcast_object_list(box, 0)
+        dist.broadcast_object_list(box, 0, group=_patient(dist.group.WORLD))
     return box[0]
 
 

@@ -350,9 +350,17 @@ def is_head(name: str, config: PeftConfig) -> bool:
 
 
 def initialisation_of(model: PeftModel) -> str:
-    """Hash of an adapter that is not trained yet, without the task's head."""
+    """Hash of an adapter that is not trained yet, without the task's head.
+
+    Rounded to bfloat16, as PEFT rounds the same start where the backbone is of bfloat16.
+    """
     config = model.active_peft_config
-    return tensors_digest({n: t for n, t in saved_tensors(model).items() if not is_head(n, config)}, config)
+    tensors = {name: tensor for name, tensor in saved_tensors(model).items() if not is_head(name, config)}
+    return tensors_digest({name: _rounded(tensor) for name, tensor in tensors.items()}, config)
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    return tensor.bfloat16() if tensor.is_floating_point() else tensor
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], config: PeftConfig) -> str:

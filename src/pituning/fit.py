@@ -208,7 +208,8 @@ def fit(
                     scale = _schedule(step, steps * config.epochs, config.warmup)
                     for group, rate in zip(optimizer.param_groups, rates, strict=True):
                         group["lr"] = rate * scale
-                    total += _step(module, optimizer, nll, batch, config, state, step)
+                    with _memory():
+                        total += _step(module, optimizer, nll, batch, config, state, step)
                     seen += len(batch)
                 state.epoch = epoch + 1
                 entry: dict[str, int | float] = {"epoch": epoch + 1, "loss": total / max(seen, 1)}
@@ -295,6 +296,20 @@ def _step(
     _require_finite("gradient", nn.utils.clip_grad_norm_(trained, config.max_grad_norm), step, state)
     optimizer.step()
     return total
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[None]:
+    """Say what a step can do with less."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingError(
+            "a training step must fit into the device's memory",
+            str(error).splitlines()[0],
+            "Lower batch_size or raise accumulate, set gradient_checkpointing, or load the backbone with the "
+            "dtype bfloat16.",
+        ) from error
 
 
 def _warn_if_emulated(module: nn.Module, config: FitConfig) -> None:

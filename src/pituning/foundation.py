@@ -85,6 +85,13 @@ def shared_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()})
 
 
+def recomputes_activations(model: Any) -> bool:
+    """Whether gradient checkpointing is on (transformers 5 renames the property)."""
+    renamed = hasattr(type(model), "is_activation_checkpointing")
+    name = "is_activation_checkpointing" if renamed else "is_gradient_checkpointing"
+    return bool(getattr(model, name, False))
+
+
 def checkpoint_activations(model: Any, **options: Any) -> None:
     """Recompute activations in the backward pass, without reentry (transformers 5 renames the method).
 

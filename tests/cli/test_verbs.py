@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pools
 import pytest
@@ -38,7 +39,7 @@ from transformers import AutoModel
 
 import pituning_command
 from pituning import PiConfig, TrainConfig, TuneConfig, pi_tune
-from pituning.backbones import load_backbone
+from pituning.backbones import Backbone, load_backbone
 from pituning.building import add_expert
 from pituning.cli.terminal import program
 from pituning.expert import Expert, attach
@@ -390,6 +391,33 @@ def test_an_adapter_is_added_without_an_embedding_of_no_use(world: World, tmp_pa
     outcome = call("pool", "add", tmp_path / "new", folder, "--json")
     assert (outcome.code, outcome.document["embedded"]) == (0, False)
     assert "added without its embedding" in outcome.err
+
+
+def test_the_backbone_is_held_in_the_type_that_was_asked_for(
+    world: World, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+
+    def loaded(*given: Any, **options: Any) -> Backbone:
+        backbone = load_backbone(*given, **options)
+        held.append(next(backbone.model.parameters()).dtype)
+        return backbone
+
+    monkeypatch.setattr("pituning.cli.backbones.load_backbone", loaded)
+    half, model = ("--dtype", "bfloat16"), ("--backbone", world.backbone)
+    for verb in (
+        ("tune", world.task(), *model, "--pool", pool, "--out", tmp_path / "out", *SHORT),
+        ("eval", world.task(), "--expert", tmp_path / "out"),
+        ("predict", world.task(), "--pool", pool),
+        ("train", world.task(), *model, "--pool", pool, "--epochs", "1"),
+        ("embed", world.task(), "--pool", pool),
+        ("pool", "add", tmp_path / "new", pool / "a", *model),
+        ("pool", "build", tmp_path / "built", world.task("a"), *model),
+    ):
+        outcome = call(*verb, *half)
+        assert outcome.code == 0, outcome.err
+    assert held == [torch.bfloat16] * 7
+    refuse(call("pool", "list", pool, *half), "takes its own options", "--dtype")
 
 
 def test_the_carried_pool_can_be_looked_at() -> None:

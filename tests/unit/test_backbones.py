@@ -29,6 +29,8 @@ from transformers import (
     MambaForCausalLM,
     PegasusConfig,
     PegasusForConditionalGeneration,
+    ResNetConfig,
+    ResNetForImageClassification,
     SiglipConfig,
     SiglipForImageClassification,
 )
@@ -40,7 +42,7 @@ from pituning.backbones.matching import Matching
 from pituning.backbones.seq2seq import Seq2Seq
 from pituning.decoding import Decoding
 from pituning.errors import BackboneError, TaskError
-from pituning.expert import attach
+from pituning.expert import attach, initialisation_of
 from pituning.methods import peft_config
 from pituning.task import Example, Task
 from pituning.train import TrainConfig, train_expert
@@ -148,6 +150,54 @@ def test_candidates_are_scored_behind_the_shortest_prompts(kind: str, backbone_o
             found = backbone.log_likelihoods(model, examples, task)
         alone = torch.cat([losses(backbone, model, (example,), task) for example in examples])
         torch.testing.assert_close(-found[:, 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt", "prefix"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "idefics3"])
+def test_logits_are_computed_where_they_are_read(kind: str, method: str, backbone_of: BackboneOf) -> None:
+    backbone, task = backbone_of(kind), tiny.text_task()
+    model, widths = adapted(backbone, method, task), list[int]()
+    head = model.get_base_model().get_output_embeddings()
+    handle = head.register_forward_hook(lambda *told: widths.append(told[2].shape[1]))
+    batch = backbone.collate(task.train, task)
+    with torch.no_grad():
+        found = backbone.nll(model, batch)
+        backbone.log_likelihoods(model, task.train, task)
+    handle.remove()
+    answers = batch["label_mask"].any(dim=0).sum()
+    assert answers < batch["input_ids"].shape[1]
+    assert widths[0] == answers
+    if method == "lora":  # the prompt's cache is made, then the candidates are read
+        assert widths[1] == 1
+    with torch.no_grad():
+        inputs = {name: tensor for name, tensor in batch.items() if name != "label_mask"}
+        logits = model(**inputs).logits[:, -batch["input_ids"].shape[1] : -1]
+    shown = logits.log_softmax(dim=2).gather(2, batch["input_ids"][:, 1:, None])[..., 0]
+    expected = -(shown * batch["label_mask"][:, 1:]).sum(dim=1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pictures_have_the_type_of_the_weights() -> None:
+    """Convolutions of ResNet, BEiT, Swin and others do not cast them."""
+    sizes: Any = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
+    model = ResNetForImageClassification(ResNetConfig(**sizes, num_labels=2))
+    reader = tiny.vit()[1]
+    for dtype in (torch.float32, torch.bfloat16):
+        backbone = Classifier(model.to(dtype), reader, name="resnet")
+        task = tiny.task_for("vit", classes=2)
+        found = backbone.predict(backbone.fresh_module(task.candidates), task.train, task)
+        assert {*found} <= {*task.candidates}
+
+
+def test_a_model_that_is_too_large_is_told(
+    folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(nn.Module, "to", full)
+    with pytest.raises(BackboneError, match=r"Tried to allocate.*--dtype"):
+        load_backbone(folder_of("t5"))
 
 
 def test_a_vision_language_model_reads_the_text_of_a_text_task(backbone_of: BackboneOf) -> None:
@@ -299,6 +349,17 @@ def test_fingerprint_tells_weights_apart_and_not_their_precision(
     assert half.fingerprint == fingerprint
     other = load_backbone(tiny.save(kind, tmp_path / kind, seed=1), device="cpu")
     assert other.fingerprint != fingerprint
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "adapter", "prefix", "ln_tuning", "lokr", "vera"])
+def test_a_pool_of_float32_and_a_backbone_of_bfloat16_start_alike(
+    method: str, folder_of: Callable[[str], Path]
+) -> None:
+    found = set()
+    for dtype in ("float32", "bfloat16"):
+        backbone = load_backbone(folder_of("qwen2"), dtype=dtype, device="cpu")
+        found.add(initialisation_of(attach(backbone, peft_config(method, backbone.model), seed=0)))
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("kind", ["bert_classifier", "vit"])

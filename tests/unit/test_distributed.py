@@ -69,6 +69,22 @@ def test_all_hear_the_first_and_sum_what_they_have(tmp_path: Path) -> None:
     assert in_two(work, tmp_path) == [[2, True, *shared, [0, 2]], [2, False, *shared, [2, 5]]]
 
 
+def test_a_group_without_gloo_waits_for_the_first_on_one_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dist, "get_backend_config", lambda: "cuda:nccl")  # of which there is none on a CPU
+
+    def work(rank: int) -> Any:
+        store, patience = f"file://{tmp_path}/store", timedelta(seconds=4)
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=patience)
+        found = [from_first(lambda: "at once"), from_first(lambda: (time.sleep(6), "late")[1])]
+        require_same("same")
+        dist.destroy_process_group()
+        return found
+
+    assert in_two(work, tmp_path) == [["at once", "late"]] * 2
+
+
 def failure(work: Callable[[], object]) -> list[Any]:
     """Kind and words of the error, and whether this process tells of it."""
     with Launched() as group:

@@ -47,6 +47,16 @@ def test_parameters_of_16_bits_are_told(dtype: torch.dtype, caplog: pytest.LogCa
     assert caplog.text.count("bfloat16 parameters are trained") == int(dtype == torch.bfloat16)
 
 
+def test_a_step_that_does_not_fit_into_memory_is_told() -> None:
+    module = nn.Linear(1, 2)
+
+    def losses(_: list[Example]) -> Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(TrainingError, match=r"Tried to allocate.*gradient_checkpointing"):
+        fit(module, [{"params": [module.weight], "lr": RATE}], losses, None, EXAMPLES, CONFIG)
+
+
 class Interruption(Exception):
     pass
 

@@ -7,6 +7,7 @@ import dataclasses
 
 import peft
 import pytest
+import tiny
 import torch
 from small import (
     VARIANTS,
@@ -22,10 +23,12 @@ from small import (
 )
 from torch import nn
 
+from pituning.backbones.causal import Causal
 from pituning.errors import BackboneError, ExpertError, MixtureError
 from pituning.expert import Expert, attach_expert
 from pituning.foundation import Frozen
 from pituning.interpolate import Mixture
+from pituning.train import TrainConfig, train_expert
 
 # PEFT 0.21 takes the one dimension of a LoRA bias for a tensor that DeepSpeed did not gather.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LoRA tensor.s. have invalid shape")
@@ -342,6 +345,23 @@ def test_no_grad_evaluation_between_steps_changes_nothing() -> None:
 def test_reentrant_checkpointing_is_refused() -> None:
     with pytest.raises(MixtureError, match="non-reentrant"):
         Mixture(frozen(), trio()).gradient_checkpointing_enable({"use_reentrant": True})
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_backbone_that_recomputes_reentrantly_is_mixed_without(space: str) -> None:
+    """As recipes of QLoRA have it on."""
+    model, reader = tiny.qwen2()
+    backbone, task = Causal(model, reader, name="qwen2"), tiny.text_task()
+    first = train_expert(backbone, task, TrainConfig(epochs=1), name="first")
+    experts = [first, train_expert(backbone, task, TrainConfig(epochs=2), name="second")]
+    found = []
+    for reentrant in (False, True):
+        if reentrant:
+            model.activation_checkpointing_enable({"use_reentrant": True})
+        mixture = Mixture(backbone, experts, space=space).train()
+        backbone.nll(mixture, backbone.collate(task.train, task)).sum().backward()
+        found.append(mixture.alpha.grad)
+    torch.testing.assert_close(*found)
 
 
 def test_rank_is_not_chosen_in_parameter_space() -> None:

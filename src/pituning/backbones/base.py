@@ -18,6 +18,8 @@ from pituning.task import Example, Task
 
 Batch = dict[str, Tensor]
 
+PICTURES = ("pixel_values", "patch_images")
+
 ROWS = 256
 """Rows at a time while candidates are scored, one for each example and candidate."""
 
@@ -140,8 +142,9 @@ class Backbone(ABC):
         return next(self.model.parameters()).device
 
     def on_device(self, batch: Batch) -> Batch:
-        """The batch's tensors on the model's device."""
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+        """The batch's tensors on the model's device, pictures in its type."""
+        kind = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+        return {n: t.to(self.device, kind if n in PICTURES else t.dtype) for n, t in batch.items()}
 
 
 def batches_by_length(examples: Sequence[Example], batch_size: int) -> Iterator[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,8 @@ class Causal(Backbone):
         templates = (one for one in (processor, self.tokenizer) if getattr(one, "chat_template", None))
         self.template: Any = next(templates, None)
         self.tokenizer.truncation_side = "left"  # the question, and a chat's turn, are at the end
+        keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.last_logits: dict[str, Any] = {"logits_to_keep": 1} if keeps else {}
         self.max_length, self.positions = max_length, longest_input(model, self.tokenizer, sys.maxsize)
         pad_id = self.tokenizer.pad_token_id
         self.pad_id: int = self.tokenizer.eos_token_id if pad_id is None else pad_id
@@ -90,12 +93,16 @@ class Causal(Backbone):
         return self._rows(examples, [task.answer(example) for example in examples], task)
 
     def nll(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
-        """Summed over the answer's tokens."""
+        """Summed over the answer's tokens, whose logits alone are computed where the model can."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "label_mask"}
-        logits = model(**inputs, use_cache=False).logits[
-            :, -batch["input_ids"].shape[1] :
-        ]  # without PEFT's virtual tokens
-        return answer_nll(logits[:, :-1], batch["input_ids"][:, 1:], batch["label_mask"][:, 1:])
+        labels, mask = batch["input_ids"][:, 1:], batch["label_mask"][:, 1:]
+        answers = mask.any(dim=0).nonzero()[:, 0]
+        before = answers - mask.shape[1] - 1  # from the end: PEFT's virtual tokens stand before the first
+        if self.last_logits:
+            logits = model(**inputs, use_cache=False, logits_to_keep=before).logits
+        else:
+            logits = model(**inputs, use_cache=False).logits[:, before]
+        return answer_nll(logits, labels[:, answers], mask[:, answers])
 
     def log_likelihoods(
         self, model: nn.Module, examples: Sequence[Example], task: Task
@@ -121,11 +128,12 @@ class Causal(Backbone):
         ids, mask = (tensor.to(self.device) for tensor in pad(prompts.ids, self.pad_id, left=True))
         others = self.on_device(prompts.inputs(ids.shape[1], left=True))
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        prefill = model(
+        prefill = model(  # of which the cache alone is used
             input_ids=ids[:, :-1],
             attention_mask=mask[:, :-1],
             position_ids=positions[:, :-1],
             use_cache=True,
+            **self.last_logits,
             **{name: rows[:, :-1] if name in TOKEN_INPUTS else rows for name, rows in others.items()},
         )
         many = len(task.candidates)

@@ -23,7 +23,7 @@ from pituning.spelling import did_you_mean, listed
 from pituning.weights import OFA_MINI
 
 FAMILIES = ("seq2seq", "causal", "matching", "classifier")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 
 
 def load_backbone(
@@ -93,7 +93,13 @@ def load_backbone(
     if carried:  # not where this installation lies
         backbone.model.__dict__["name_or_path"] = str(name_or_path)  # which PEFT writes down
     backbone.settings = dict(settings)
-    backbone.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        backbone.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except torch.cuda.OutOfMemoryError as error:
+        fix = "Load it with the dtype bfloat16 (`--dtype`), or take a smaller one."
+        raise BackboneError(
+            "a backbone must fit into the device's memory", _first_line(error), fix
+        ) from error
     return backbone
 
 

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pituning.backbones import load_backbone
 from pituning.bench import METHODS, Contest, summary
 from pituning.bench.lorahub import require_nevergrad
 from pituning.building import by_name
 from pituning.card import UNKNOWN
+from pituning.cli.backbones import add_backbone_options, backbone_named
 from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import look_over, members, pool_named, task_named
 from pituning.cli.terminal import table
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "tasks", nargs="+", metavar="TASK", help="task folders, mini20/NAME, or mini20 for all"
     )
-    parser.add_argument("--backbone", required=True, help="local folder, Hub id, 'ofa-mini' or 'minilm'")
+    add_backbone_options(parser)
     parser.add_argument("--pool", required=True, help="pool folder, or mini20")
     parser.add_argument("--out", required=True, help="folder of the results; what is there is not done again")
     parser.add_argument(
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise ConfigError("results go into a folder", given, "Choose another --out.") from error
     for fault in unfit.values():
         log.warning("left out: %s", fault)
-    backbone = load_backbone(options.backbone, settings=recipe.model)
+    backbone = backbone_named(options, recipe.model)
     for task in tasks:
         backbone.check(task)
     contests = [Contest(backbone, task, pool, config, sources) for config in configs for task in tasks]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pituning.backbones import Backbone, load_backbone
+from pituning.cli.backbones import add_backbone_options, backbone_of
 from pituning.cli.options import add_options, read_options
 from pituning.cli.tasks import require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted
-from pituning.errors import BackboneError, PoolError
+from pituning.errors import PoolError
 from pituning.expert import Expert
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, embed
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
     parser.add_argument("--pool", required=True, help="pool folder")
     parser.add_argument("--name", help="the expert's name in the pool (default: the task's)")
-    parser.add_argument("--backbone", help="default: the one on the expert's card")
+    add_backbone_options(parser, default="the one on the expert's card")
     parser.add_argument("--shots", type=int, help="the shots that the expert was trained with")
     add_options(parser, FisherConfig, title="embedding")
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     task = task_named(options.task)
     pool = Pool(options.pool)
     expert = pool.get(options.name or task.name)
-    backbone = backbone_of(expert, options.backbone)
+    backbone = backbone_of(expert, options)
     task = as_trained(task, expert, options.shots)
     config = read_options(options, FisherConfig)
     bar = progress_wanted(options.json)
@@ -48,31 +48,6 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "at": embedding.at,
     }
     return document, f"embedded {expert.name!r} from {embedding.examples} examples {embedding.manner}"
-
-
-def backbone_of(expert: Expert, given: str | None) -> Backbone:
-    """The backbone that was named, or that of the expert's card, or of PEFT's configuration.
-
-    Raises:
-        PoolError: if neither is there.
-    """
-    name = given or expert.card.backbone_name or expert.config.base_model_name_or_path
-    if not name:
-        raise PoolError(
-            "the backbone must be known", f"expert {expert.name!r} does not name it", "Pass --backbone."
-        )
-    return named_backbone(name, given, f"expert {expert.name!r}")
-
-
-def named_backbone(name: str, given: str | None, by: str) -> Backbone:
-    """The backbone of a name that was given, or else that `by` has; then an error tells so."""
-    try:
-        return load_backbone(name)
-    except BackboneError as error:
-        if given:
-            raise
-        told = f"{error.given}, as {by} names it"
-        raise BackboneError(error.must, told, "Pass --backbone.") from error
 
 
 def as_trained(task: Task, expert: Expert, shots: int | None) -> Task:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pituning.captions import JAVA, require_java
 from pituning.card import UNKNOWN
-from pituning.cli.embed import backbone_of
+from pituning.cli.backbones import add_backbone_options, backbone_of
 from pituning.cli.tasks import task_named
 from pituning.errors import ExpertError
 from pituning.expert import Expert, attach_expert, introduced
@@ -26,9 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
     parser.add_argument("--expert", required=True, help="adapter folder")
-    parser.add_argument(
-        "--backbone", help="local folder, Hub id, 'ofa-mini' or 'minilm' (default: the expert's own)"
-    )
+    add_backbone_options(parser, default="the expert's own")
     parser.add_argument(
         "--split", default="test", choices=("train", "validation", "test"), help="(default: test)"
     )
@@ -52,7 +50,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         gold_of(examples[0], METRICS[name])
         if name in JAVA:
             require_java(name)
-    backbone = backbone_of(expert, options.backbone)
+    backbone = backbone_of(expert, options)
     backbone.check(task)
     expert = introduced(expert, backbone, task)
     if backbone.head_modules(backbone.model) and not backbone.answers(expert.card.labels, task):

@@ -14,7 +14,8 @@ import yaml
 
 from pituning.building import obstacles
 from pituning.cli import pool_build, pool_share
-from pituning.cli.embed import as_trained, backbone_of
+from pituning.cli.backbones import add_backbone_options, backbone_of
+from pituning.cli.embed import as_trained
 from pituning.cli.recipes import add_recipe_option
 from pituning.cli.tasks import pool_named, require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted, table
@@ -30,6 +31,7 @@ EXAMPLE = "pituning pool list pool"
 
 USED_BY = {
     "--backbone": ("add", "build"),
+    "--dtype": ("add", "build"),
     "--recipe": ("build",),
     "--name": ("add",),
     "--task": ("add",),
@@ -59,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a name for show and remove, an adapter folder for add, for build task folders, mini20/NAME or "
         "mini20 (all twenty), for push and pull names (default: all)",
     )
-    parser.add_argument("--backbone", help="build, add: local folder, Hub id, 'ofa-mini' or 'minilm'")
+    add_backbone_options(parser, actions="build, add: ")
     add_recipe_option(parser)
     parser.add_argument("--name", help="add: the expert's name in the pool (default: its own)")
     parser.add_argument("--task", help="add: the task it was trained on, to embed it")
@@ -133,7 +135,7 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     Pool.check_name(expert.name)
     embedding = None
     if options.backbone or options.task:
-        backbone = backbone_of(expert, options.backbone)
+        backbone = backbone_of(expert, options)
         _tell_other(expert, backbone.name)
         task = as_trained(task_named(options.task), expert, None) if options.task else None
         expert = adopt(expert, backbone, task)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pituning.backbones import load_backbone
 from pituning.building import BuildError, Engine, build_pool, in_process
+from pituning.cli.backbones import backbone_named
 from pituning.cli.recipes import recipe_of
 from pituning.cli.tasks import look_over, members, require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     told = {name: value for name, value in given.items() if value is not None}
     config = TrainConfig(**{**recipe.train, **told})
     engine = _engine(options)
-    backbone = load_backbone(options.backbone, settings=recipe.model)
+    backbone = backbone_named(options, recipe.model)
     for task in tasks:
         backbone.check(task)
     check_training(backbone, config, tasks[0], new=not (Path(options.pool) / MANIFEST).is_file())

@@ -6,7 +6,8 @@ import argparse
 from dataclasses import fields, replace
 from typing import Any
 
-from pituning.cli.embed import as_trained, named_backbone
+from pituning.cli.backbones import add_backbone_options, named_backbone
+from pituning.cli.embed import as_trained
 from pituning.cli.options import add_options, read_options
 from pituning.cli.tasks import pool_named, task_named
 from pituning.cli.terminal import progress_wanted, table
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shots", type=int, help="of the task, so many examples a class (in all, without classes)"
     )
-    parser.add_argument("--backbone", help="default: the one on the cards of the pool's experts")
+    add_backbone_options(parser, default="the one on the cards of the pool's experts")
     add_options(parser, FisherConfig, title="embedding a task that has no embedding in the pool")
 
 
@@ -111,10 +112,7 @@ def _embedded(
     """
     if not around.experts:
         raise PoolError("a pool must hold experts", f"{options.pool} is empty", "Fill it with `pool build`.")
-    name = options.backbone or around.backbone_name()
-    if not name:
-        raise PoolError("the backbone must be known", "no expert of the pool names it", "Pass --backbone.")
-    backbone = named_backbone(name, options.backbone, f"the pool {options.pool}")
+    backbone = named_backbone(around.backbone_name(), options, f"the pool {options.pool}")
     if config.where == "expert" or backbone.head_modules(backbone.model):
         must = "a task that is embedded at an expert, or on a model with a head, needs its own in the pool"
         given = f"none of {few.name!r} that was embedded {config.manner} on these examples"

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pituning.backbones import load_backbone
 from pituning.building import add_expert
+from pituning.cli.backbones import add_backbone_options, backbone_named
 from pituning.cli.options import add_options, read_options
 from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import look_over, require_own_pool, task_named
@@ -26,7 +26,7 @@ EXAMPLE = "pituning train data/sst2 --backbone minilm --pool pool --method lora 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
-    parser.add_argument("--backbone", required=True, help="local folder, Hub id, 'ofa-mini' or 'minilm'")
+    add_backbone_options(parser)
     parser.add_argument("--pool", required=True, help="pool folder; made where there is none")
     parser.add_argument("--name", help="the expert's name in the pool (default: the task's)")
     parser.add_argument("--shots", type=int, help="train on so many examples a class")
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if options.shots is not None:
         task = whole.sample(options.shots, config.seed)
     look_over(whole)  # whose rows are those of the files
-    backbone = load_backbone(options.backbone, settings=recipe.model)
+    backbone = backbone_named(options, recipe.model)
     check_training(backbone, config, task, new=not (Path(options.pool) / MANIFEST).is_file())
     # last: a mistake leaves no empty pool
     pool = Pool(from_first(lambda: Pool.create(options.pool, init_seed=config.init_seed).path))

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pituning.backbones import load_backbone
 from pituning.checkpoint import CHECKPOINT
+from pituning.cli.backbones import add_backbone_options, backbone_named
 from pituning.cli.options import add_options, read_options
 from pituning.cli.recipes import Recipe, add_recipe_option, recipe_of
 from pituning.cli.tasks import look_over, pool_named, task_named
@@ -45,7 +45,7 @@ REPORT = "report.html"
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("task", metavar="TASK", help="task folder, or mini20/NAME")
-    parser.add_argument("--backbone", required=True, help="local folder, Hub id, 'ofa-mini' or 'minilm'")
+    add_backbone_options(parser)
     parser.add_argument("--pool", required=True, help="pool folder, or mini20")
     parser.add_argument("--out", required=True, help="folder of the new adapter; must not exist")
     parser.add_argument(
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     with alone_in(workdir, wait=False) if is_first() else nullcontext():
         if not options.resume and is_first() and any(workdir.glob(f"*/{CHECKPOINT}")):
             log.warning("checkpoints in %s are overwritten; --resume would have gone on from them", workdir)
-        backbone = load_backbone(options.backbone, settings=recipe.model)
+        backbone = backbone_named(options, recipe.model)
         result = pi_tune(
             backbone,
             task,

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from pituning.errors import ConfigError, MixtureError
 from pituning.expert import Expert
-from pituning.foundation import Foundation, Frozen, checkpoint_activations, require_one_device
+from pituning.foundation import (
+    Foundation,
+    Frozen,
+    checkpoint_activations,
+    recomputes_activations,
+    require_one_device,
+)
 from pituning.interpolate.collapse import collapse
 from pituning.interpolate.compatible import Space, check_mixable
 from pituning.interpolate.delta import DeltaSpace
@@ -75,6 +81,8 @@ class Mixture(nn.Module):
         kind = ParameterSpace if space == "parameters" else DeltaSpace
         self.tensors = kind(self.backbone, self.experts, self.target, sharing)
         self.model: PeftModel = self.tensors.model
+        if recomputes_activations(self.model.get_base_model()):  # perhaps in another way than this one can
+            checkpoint_activations(self.model.get_base_model())
         dtype = next(self.tensors.parameters()).dtype
         self.alpha = nn.Parameter(torch.zeros(len(self.experts), len(self.tensors.groups), dtype=dtype))
         self.start_at(initial)
