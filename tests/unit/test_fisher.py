@@ -157,6 +157,35 @@ def test_hooks_work_in_bfloat16(backbone_of: Callable[[str], Backbone]) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in run.mean.values())
 
 
+class Noisy(torch.autograd.Function):
+    """The identity, whose gradient is rounded in another way in each pass, as attention's on a GPU is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * (1 + 2.0**-8 * torch.randint(-1, 2, gradient.shape)).to(gradient.dtype)
+
+
+def test_backward_passes_that_differ_by_rounding_are_taken_in_bfloat16() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)).to(torch.bfloat16)
+
+    def separate(model: nn.Sequential, x: Tensor) -> Tensor:
+        return model[1](Noisy.apply(model[0](x.to(torch.bfloat16)))).float().square().sum(dim=1)
+
+    def mixed(model: nn.Sequential, x: Tensor) -> Tensor:
+        found = separate(model, x)
+        return found + 0.01 * found.roll(1)
+
+    for loss, method in ((separate, "hooks"), (mixed, "loop")):
+        [run] = accumulate(model, [inputs(4, 3)], loss)
+        assert run.method == method
+    expected = diagonal_fisher(model, [inputs(4, 3)], separate, method="loop")
+    assert_same(diagonal_fisher(model, [inputs(4, 3)], separate), expected, tolerance=0.05)
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
