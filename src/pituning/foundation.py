@@ -78,11 +78,17 @@ def require_one_device(model: nn.Module) -> None:
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
-    """A copy of the module tree whose parameters are the very same tensors (buffers are copied).
+    """A copy of the module tree whose parameters are the very same tensors.
 
     An adapter injected into the copy leaves `model` alone, and many experts cost the memory of one backbone.
+    Buffers are copied, but for integers: GPTQ and AWQ hold weights in those. bitsandbytes has parts of them
+    in objects, into which the first forward of 8 bits moves all that was in the parameters.
     """
-    return copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()})
+    shared: list[Any] = [*model.parameters(), *(b for b in model.buffers() if not b.is_floating_point())]
+    for module in model.modules():
+        if type(module).__module__.startswith("bitsandbytes"):
+            shared += [held for name, held in vars(module).items() if name in ("state", "quant_state")]
+    return copy.deepcopy(model, memo={id(one): one for one in shared})
 
 
 def recomputes_activations(model: Any) -> bool:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ from pituning.backbones.seq2seq import Seq2Seq
 from pituning.decoding import Decoding
 from pituning.errors import BackboneError, TaskError
 from pituning.expert import attach, initialisation_of
+from pituning.foundation import shared_copy
 from pituning.methods import peft_config
 from pituning.task import Example, Task
 from pituning.train import TrainConfig, train_expert
@@ -175,6 +177,25 @@ def test_logits_are_computed_where_they_are_read(kind: str, method: str, backbon
     shown = logits.log_softmax(dim=2).gather(2, batch["input_ids"][:, 1:, None])[..., 0]
     expected = -(shown * batch["label_mask"][:, 1:]).sum(dim=1)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_quantised_backbone_is_shared_by_all_adapters() -> None:
+    """Of 8 bits, a copy that had no part of the first one's state took its integers for weights."""
+
+    class Linear8bit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("qweight", torch.ones(4, dtype=torch.int32))
+            self.register_buffer("mean", torch.ones(4))
+            self.state = SimpleNamespace(CB=torch.ones(4))
+
+    Linear8bit.__module__ = "bitsandbytes.nn.modules"
+    model = nn.Sequential(Linear8bit())
+    copied = shared_copy(model)
+    assert copied[0] is not model[0]
+    assert copied[0].state is model[0].state
+    assert copied[0].qweight is model[0].qweight
+    assert copied[0].mean is not model[0].mean
 
 
 def test_pictures_have_the_type_of_the_weights() -> None:
@@ -842,7 +863,7 @@ def test_where_memory_runs_out_fewer_examples_are_taken_at_a_time() -> None:
     def none(_: list[int]) -> None:
         raise torch.cuda.OutOfMemoryError
 
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.raises(BackboneError, match="an example must fit"):
         base.without_gradients(none, examples)
 
 

@@ -162,7 +162,11 @@ def _by_length(examples: Sequence[Example]) -> list[int]:
 def without_gradients(
     compute: Callable[[list[int]], None], examples: Sequence[Example], batch_size: int = 32
 ) -> None:
-    """Call `compute` with row numbers as `batches_by_length` has them, with fewer where memory runs out."""
+    """Call `compute` with row numbers as `batches_by_length` has them, with fewer where memory runs out.
+
+    Raises:
+        BackboneError: if it runs out with one.
+    """
     order = _by_length(examples)
     start, size = 0, batch_size
     with torch.no_grad():
@@ -171,9 +175,11 @@ def without_gradients(
             try:
                 compute(rows)
                 start += size
-            except torch.cuda.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError as error:
                 if len(rows) == 1:
-                    raise
+                    must, told = "an example must fit into the device's memory", str(error).splitlines()
+                    fix = "Load the backbone with the dtype bfloat16, or shorten the texts."
+                    raise BackboneError(must, "".join(told[:1]) or "it is full", fix) from error
                 size = len(rows) // 2
 
 

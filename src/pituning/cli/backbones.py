@@ -33,10 +33,13 @@ def add_backbone_options(parser: argparse.ArgumentParser, *, default: str = "", 
 
 
 def backbone_named(
-    options: argparse.Namespace, settings: Mapping[str, float] = MappingProxyType({})
+    options: argparse.Namespace,
+    settings: Mapping[str, float] = MappingProxyType({}),
+    device: str | None = None,
 ) -> Backbone:
     """The backbone that the command line names."""
-    return load_backbone(options.backbone, dtype=options.dtype or DTYPES[0], settings=settings)
+    dtype = options.dtype or DTYPES[0]
+    return load_backbone(options.backbone, dtype=dtype, device=device, settings=settings)
 
 
 def backbone_of(expert: Expert, options: argparse.Namespace) -> Backbone:

@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     told = {name: value for name, value in given.items() if value is not None}
     config = TrainConfig(**{**recipe.train, **told})
     engine = _engine(options)
-    backbone = backbone_named(options, recipe.model)
+    here = "cpu" if options.engine == "ray" else None  # a GPU is the workers'
+    backbone = backbone_named(options, recipe.model, here)
     for task in tasks:
         backbone.check(task)
     check_training(backbone, config, tasks[0], new=not (Path(options.pool) / MANIFEST).is_file())
