@@ -276,9 +276,9 @@ def obstacles(expert: Expert, pool: Pool) -> dict[Space, str]:
     "" where it can.
     """
     names = [name for name in pool if name != expert.name][:1000]
-    others = [pool.get(name) for name in names] or [expert.renamed("others")]
-    found: dict[Space, str] = {}
-    for space in get_args(Space):
-        reasons = [obstacle(expert, other, space) for other in others]
-        found[space] = "" if "" in reasons else reasons[0]
-    return found
+    # One after the other: they may be large.
+    others = map(pool.get, names) if names else [expert.renamed("others")]
+    spaces: tuple[Space, ...] = get_args(Space)
+    found = [[obstacle(expert, other, space) for space in spaces] for other in others]
+    reasons = dict(zip(spaces, zip(*found, strict=True), strict=True))
+    return {space: "" if "" in told else told[0] for space, told in reasons.items()}

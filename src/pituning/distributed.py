@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import lru_cache
 from types import TracebackType
 from typing import Any, TypeVar, final
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,9 @@ T = TypeVar("T")
 
 # A launcher ends the others when one process fails; until then they wait for whatever the first one does.
 PATIENCE = timedelta(days=7)
+
+# Groups -> those of the same processes that objects go through.
+_TALKING = WeakKeyDictionary[Any, Any]()
 
 # Seconds in which processes that fail of the same cause find it.
 TOGETHER = 5.0
@@ -80,7 +83,7 @@ def require_same(key: str) -> None:
         return
     keys: list[Any] = [None] * dist.get_world_size()
     with _together():
-        dist.all_gather_object(keys, key, group=_patient(dist.group.WORLD))
+        dist.all_gather_object(keys, key, group=_talking())
     if len(set(keys)) > 1:
         raise TrainingError(
             "processes that train together have the same data, model and options",
@@ -169,17 +172,22 @@ def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-@lru_cache(maxsize=1)
-def _patient(_world: Any) -> Any:
-    """Where a script's own group has nccl alone, which gives up after minutes: all processes, on CPUs."""
-    with_gloo = "gloo" in dist.get_backend_config()
-    return None if with_gloo else dist.new_group(backend="gloo", timeout=PATIENCE)
+def _talking() -> Any:
+    """The group that objects go through: a script's own, or where that has nccl alone, which gives up after
+    minutes, one of the same processes on CPUs.
+    """
+    if "gloo" in dist.get_backend_config():
+        return None
+    world = dist.group.WORLD
+    if world not in _TALKING:
+        _TALKING[world] = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return _TALKING[world]
 
 
 def _broadcast(value: Any) -> Any:
     box = [value]
     with _together():
-        dist.broadcast_object_list(box, 0, group=_patient(dist.group.WORLD))
+        dist.broadcast_object_list(box, 0, group=_talking())
     return box[0]
 
 

@@ -31,6 +31,7 @@ from pituning.checkpoint import (
 from pituning.distributed import from_first, is_first, processes, require_same, spread, sum_gradients
 from pituning.errors import ConfigError, TrainingError
 from pituning.evaluation import Evaluation
+from pituning.memory import told_if_full
 from pituning.parts import BatchLosses
 from pituning.seed import isolated_seed
 from pituning.task import Example
@@ -42,6 +43,8 @@ EPOCH_STEPS = 10
 
 # Where there is no bar, a line is logged after so many seconds of training.
 SILENCE = 20
+
+SMALLER = "Lower batch_size, raise accumulate, set gradient_checkpointing, or load the backbone in bfloat16."
 
 MOST = 2**32 - 1  # seeds are multiplied before a generator of 64 bits takes them
 
@@ -208,7 +211,7 @@ def fit(
                     scale = _schedule(step, steps * config.epochs, config.warmup)
                     for group, rate in zip(optimizer.param_groups, rates, strict=True):
                         group["lr"] = rate * scale
-                    with _memory():
+                    with told_if_full(TrainingError, "a training step", SMALLER):
                         total += _step(module, optimizer, nll, batch, config, state, step)
                     seen += len(batch)
                 state.epoch = epoch + 1
@@ -296,20 +299,6 @@ def _step(
     _require_finite("gradient", nn.utils.clip_grad_norm_(trained, config.max_grad_norm), step, state)
     optimizer.step()
     return total
-
-
-@contextlib.contextmanager
-def _memory() -> Iterator[None]:
-    """Say what a step can do with less."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise TrainingError(
-            "a training step must fit into the device's memory",
-            str(error).splitlines()[0],
-            "Lower batch_size or raise accumulate, set gradient_checkpointing, or load the backbone with the "
-            "dtype bfloat16.",
-        ) from error
 
 
 def _warn_if_emulated(module: nn.Module, config: FitConfig) -> None:

@@ -78,17 +78,26 @@ def require_one_device(model: nn.Module) -> None:
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
-    """A copy of the module tree whose parameters are the very same tensors.
+    """A copy of the module tree whose weights are the very same tensors; other buffers are copied.
 
     An adapter injected into the copy leaves `model` alone, and many experts cost the memory of one backbone.
-    Buffers are copied, but for integers: GPTQ and AWQ hold weights in those. bitsandbytes has parts of them
-    in objects, into which the first forward of 8 bits moves all that was in the parameters.
     """
-    shared: list[Any] = [*model.parameters(), *(b for b in model.buffers() if not b.is_floating_point())]
+    return copy.deepcopy(model, memo={id(one): one for one in weights_of(model)})
+
+
+def weights_of(model: nn.Module) -> list[Any]:
+    """The parameters, and what quantisation holds weights in beside them.
+
+    GPTQ and AWQ: buffers of integers. bitsandbytes: objects, into which the first forward of 8 bits moves all
+    that was in the parameters; who has no part in them takes the integers for weights.
+    """
+    found: list[Any] = [*model.parameters()]
     for module in model.modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):  # which counts its batches
+            found += [buffer for buffer in module.buffers(recurse=False) if not buffer.is_floating_point()]
         if type(module).__module__.startswith("bitsandbytes"):
-            shared += [held for name, held in vars(module).items() if name in ("state", "quant_state")]
-    return copy.deepcopy(model, memo={id(one): one for one in shared})
+            found += [held for name, held in vars(module).items() if name in ("state", "quant_state")]
+    return found
 
 
 def recomputes_activations(model: Any) -> bool:

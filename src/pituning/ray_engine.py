@@ -78,7 +78,7 @@ class _Model:
 
     @classmethod
     def of(cls, backbone: Backbone) -> _Model:
-        dtype = str(next(backbone.model.parameters()).dtype).removeprefix("torch.")
+        dtype = str(backbone.dtype).removeprefix("torch.")
         settings = tuple(sorted(backbone.settings.items()))
         return cls(backbone.name, backbone.family, dtype, settings, backbone.fingerprint)
 

@@ -142,8 +142,15 @@ def _image_folders(folder: Path, name: str) -> list[Path]:
 
 
 def _read_class_folders(folder: Path) -> tuple[Example, ...]:
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in PICTURES and f.is_file())
-    elsewhere = [file for file in files if file.parent.parent != folder]
+    files = [
+        file
+        for label in sorted(folder.iterdir())
+        if label.is_dir()
+        for file in sorted(label.iterdir())
+        if file.suffix.lower() in PICTURES
+    ]
+    all_files = {file for file in folder.rglob("*") if file.suffix.lower() in PICTURES and file.is_file()}
+    elsewhere = sorted(all_files.difference(files))
     if elsewhere:
         given = f"{len(elsewhere)} elsewhere, such as {elsewhere[0]}"
         must = f"a picture lies in the folder of its label, as {folder.name}/LABEL/picture.png"

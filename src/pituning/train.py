@@ -156,7 +156,7 @@ def train_expert(
         used,
         rate,
         config,
-        key=f"{backbone.fingerprint}{sorted(backbone.settings.items())}{task.fingerprint}{initialisation}",
+        key=f"{backbone.state}{task.fingerprint}{initialisation}",
         workdir=workdir,
         resume=resume,
         title=f"train {task.name}",
@@ -185,6 +185,7 @@ def train_expert(
             and Path(config.method).name,  # of a file: where it lay says nothing elsewhere
             "learning_rate": rate,
             "model": dict(backbone.settings),
+            "dtype": str(backbone.dtype).removeprefix("torch."),
             "best_epoch": result.best_epoch,
             "validation_loss": loss if math.isfinite(loss) else None,
         },

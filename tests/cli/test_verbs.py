@@ -416,7 +416,12 @@ def test_the_backbone_is_held_in_the_type_that_was_asked_for(
     ):
         outcome = call(*verb, *half)
         assert outcome.code == 0, outcome.err
-    assert held == [torch.bfloat16] * 7
+    bench = ("--backbone", world.backbone, "--pool", pool, "--methods", "base", "--seed", "0")
+    assert call("bench", world.task(), *bench, "--out", tmp_path / "results", *half).code == 0
+    assert held == [torch.bfloat16] * 8
+    again = call("bench", world.task(), *bench, "--out", tmp_path / "results")
+    refuse(again, "Choose another --out", "backbone")
+    refuse(call("pool", "add", tmp_path / "other", pool / "a", *half), "there is none", "--backbone")
     refuse(call("pool", "list", pool, *half), "takes its own options", "--dtype")
 
 

@@ -156,7 +156,9 @@ def test_candidates_are_scored_behind_the_shortest_prompts(kind: str, backbone_o
 
 @pytest.mark.parametrize("method", ["lora", "prompt", "prefix"])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "idefics3"])
-def test_logits_are_computed_where_they_are_read(kind: str, method: str, backbone_of: BackboneOf) -> None:
+def test_logits_are_computed_where_they_are_read(
+    kind: str, method: str, backbone_of: BackboneOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone, task = backbone_of(kind), tiny.text_task()
     model, widths = adapted(backbone, method, task), list[int]()
     head = model.get_base_model().get_output_embeddings()
@@ -166,9 +168,9 @@ def test_logits_are_computed_where_they_are_read(kind: str, method: str, backbon
         found = backbone.nll(model, batch)
         backbone.log_likelihoods(model, task.train, task)
     handle.remove()
-    answers = batch["label_mask"].any(dim=0).sum()
-    assert answers < batch["input_ids"].shape[1]
-    assert widths[0] == answers
+    columns = batch["label_mask"].any(dim=0).nonzero()
+    assert columns[0] > 1
+    assert widths[0] == batch["input_ids"].shape[1] - columns[0] + 1  # from before the first answer on
     if method == "lora":  # the prompt's cache is made, then the candidates are read
         assert widths[1] == 1
     with torch.no_grad():
@@ -177,6 +179,8 @@ def test_logits_are_computed_where_they_are_read(kind: str, method: str, backbon
     shown = logits.log_softmax(dim=2).gather(2, batch["input_ids"][:, 1:, None])[..., 0]
     expected = -(shown * batch["label_mask"][:, 1:]).sum(dim=1)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(backbone, "skips_logits", False)
+    assert losses(backbone, model, task.train, task).allclose(expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_quantised_backbone_is_shared_by_all_adapters() -> None:
@@ -187,6 +191,7 @@ def test_a_quantised_backbone_is_shared_by_all_adapters() -> None:
             super().__init__()
             self.register_buffer("qweight", torch.ones(4, dtype=torch.int32))
             self.register_buffer("mean", torch.ones(4))
+            self.norm = nn.BatchNorm1d(4)
             self.state = SimpleNamespace(CB=torch.ones(4))
 
     Linear8bit.__module__ = "bitsandbytes.nn.modules"
@@ -196,6 +201,7 @@ def test_a_quantised_backbone_is_shared_by_all_adapters() -> None:
     assert copied[0].state is model[0].state
     assert copied[0].qweight is model[0].qweight
     assert copied[0].mean is not model[0].mean
+    assert copied[0].norm.num_batches_tracked is not model[0].norm.num_batches_tracked
 
 
 def test_pictures_have_the_type_of_the_weights() -> None:

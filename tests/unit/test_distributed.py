@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -83,6 +85,25 @@ def test_a_group_without_gloo_waits_for_the_first_on_one_of_its_own(
         return found
 
     assert in_two(work, tmp_path) == [["at once", "late"]] * 2
+
+
+def test_a_group_that_has_ended_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds its port, and another could not begin there."""
+    monkeypatch.setattr(dist, "get_backend_config", lambda: "cuda:nccl")
+
+    def work(rank: int) -> Any:
+        found = []
+        for number in range(2):
+            store = f"file://{tmp_path}/store{number}"
+            dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+            found.append(from_first(lambda number=number: number))  # type: ignore[misc]
+            ended = weakref.ref(dist.group.WORLD)
+            dist.destroy_process_group()
+            gc.collect()
+            found.append(ended() is None)
+        return found
+
+    assert in_two(work, tmp_path) == [[0, True, 1, True]] * 2
 
 
 def failure(work: Callable[[], object]) -> list[Any]:

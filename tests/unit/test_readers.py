@@ -125,6 +125,18 @@ def test_one_subfolder_of_images_a_class_holds_the_same_content_too(tmp_path):
     assert load_task(tmp_path / "files").fingerprint == expected.fingerprint
 
 
+def test_the_folder_of_a_label_may_be_a_link(tmp_path):
+    for label in ("cat", "dog"):
+        path = tmp_path / "elsewhere" / label / "1.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(CLASSES[0]["image"])
+    (tmp_path / "task" / "train").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "dog").rename(tmp_path / "task" / "train" / "dog")
+    (tmp_path / "task" / "train" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
+    (tmp_path / "task" / "task.json").write_text('{"name": "t"}')
+    assert load_task(tmp_path / "task").candidates == ("cat", "dog")
+
+
 @pytest.mark.parametrize("stray", ["loose.png", "cat/2020/deep.png"])
 def test_a_picture_outside_the_folders_of_labels_is_told(tmp_path, stray):
     for file in ("cat/1.png", "dog/2.png", stray):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pituning.decoding import Decoding
 from pituning.errors import BackboneError, ConfigError, TaskError
 from pituning.foundation import fingerprint_of, require_bare, shared_copy
+from pituning.memory import told_if_full
 from pituning.task import Example, Task
 
 Batch = dict[str, Tensor]
@@ -137,14 +138,24 @@ class Backbone(ABC):
         return fingerprint_of(self.model, without=self.head_modules(self.model))
 
     @property
+    def state(self) -> str:
+        """All of it that a result depends on."""
+        return f"{self.fingerprint}{self.dtype}{sorted(self.settings.items())}"
+
+    @property
     def device(self) -> torch.device:
         """Where the model's first parameter lies."""
         return next(self.model.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's first parameter that is no integer."""
+        kinds = (parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
+        return next(kinds, torch.float32)
+
     def on_device(self, batch: Batch) -> Batch:
         """The batch's tensors on the model's device, pictures in its type."""
-        kind = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
-        return {n: t.to(self.device, kind if n in PICTURES else t.dtype) for n, t in batch.items()}
+        return {n: t.to(self.device, self.dtype if n in PICTURES else t.dtype) for n, t in batch.items()}
 
 
 def batches_by_length(examples: Sequence[Example], batch_size: int) -> Iterator[list[int]]:
@@ -175,11 +186,11 @@ def without_gradients(
             try:
                 compute(rows)
                 start += size
-            except torch.cuda.OutOfMemoryError as error:
+            except torch.cuda.OutOfMemoryError:
                 if len(rows) == 1:
-                    must, told = "an example must fit into the device's memory", str(error).splitlines()
-                    fix = "Load the backbone with the dtype bfloat16, or shorten the texts."
-                    raise BackboneError(must, "".join(told[:1]) or "it is full", fix) from error
+                    fix = "Shorten the texts, or load the backbone with the dtype bfloat16."
+                    with told_if_full(BackboneError, "an example", fix):
+                        raise
                 size = len(rows) // 2
 
 

@@ -77,8 +77,7 @@ class Causal(Backbone):
         templates = (one for one in (processor, self.tokenizer) if getattr(one, "chat_template", None))
         self.template: Any = next(templates, None)
         self.tokenizer.truncation_side = "left"  # the question, and a chat's turn, are at the end
-        keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self.last_logits: dict[str, Any] = {"logits_to_keep": 1} if keeps else {}
+        self.skips_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.max_length, self.positions = max_length, longest_input(model, self.tokenizer, sys.maxsize)
         pad_id = self.tokenizer.pad_token_id
         self.pad_id: int = self.tokenizer.eos_token_id if pad_id is None else pad_id
@@ -98,11 +97,12 @@ class Causal(Backbone):
         labels, mask = batch["input_ids"][:, 1:], batch["label_mask"][:, 1:]
         answers = mask.any(dim=0).nonzero()[:, 0]
         before = answers - mask.shape[1] - 1  # from the end: PEFT's virtual tokens stand before the first
-        if self.last_logits:
-            logits = model(**inputs, use_cache=False, logits_to_keep=before).logits
-        else:
-            logits = model(**inputs, use_cache=False).logits[:, before]
+        logits = model(**inputs, use_cache=False, **self._last(-int(before[0]))).logits[:, before]
         return answer_nll(logits, labels[:, answers], mask[:, answers])
+
+    def _last(self, logits: int) -> dict[str, int]:
+        """What makes the model compute its last logits alone, where it can."""
+        return {"logits_to_keep": logits} if self.skips_logits else {}
 
     def log_likelihoods(
         self, model: nn.Module, examples: Sequence[Example], task: Task
@@ -133,7 +133,7 @@ class Causal(Backbone):
             attention_mask=mask[:, :-1],
             position_ids=positions[:, :-1],
             use_cache=True,
-            **self.last_logits,
+            **self._last(1),
             **{name: rows[:, :-1] if name in TOKEN_INPUTS else rows for name, rows in others.items()},
         )
         many = len(task.candidates)

@@ -18,6 +18,7 @@ from pituning.backbones.matching import Matching, Pooling
 from pituning.backbones.ofa import Ofa
 from pituning.backbones.seq2seq import Seq2Seq
 from pituning.errors import BackboneError, PituningError
+from pituning.memory import told_if_full
 from pituning.seed import isolated_seed
 from pituning.spelling import did_you_mean, listed
 from pituning.weights import OFA_MINI
@@ -93,13 +94,8 @@ def load_backbone(
     if carried:  # not where this installation lies
         backbone.model.__dict__["name_or_path"] = str(name_or_path)  # which PEFT writes down
     backbone.settings = dict(settings)
-    try:
+    with told_if_full(BackboneError, "a backbone", "Load it with `--dtype bfloat16`, or take a smaller one."):
         backbone.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except torch.cuda.OutOfMemoryError as error:
-        fix = "Load it with the dtype bfloat16 (`--dtype`), or take a smaller one."
-        raise BackboneError(
-            "a backbone must fit into the device's memory", _first_line(error), fix
-        ) from error
     return backbone
 
 

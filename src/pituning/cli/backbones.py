@@ -32,7 +32,7 @@ def add_backbone_options(parser: argparse.ArgumentParser, *, default: str = "", 
     )
 
 
-def backbone_named(
+def given_backbone(
     options: argparse.Namespace,
     settings: Mapping[str, float] = MappingProxyType({}),
     device: str | None = None,
@@ -42,28 +42,28 @@ def backbone_named(
     return load_backbone(options.backbone, dtype=dtype, device=device, settings=settings)
 
 
-def backbone_of(expert: Expert, options: argparse.Namespace) -> Backbone:
-    """The backbone that was named, or that of the expert's card, or of PEFT's configuration.
-
-    Raises:
-        PoolError: if neither is there.
-    """
-    name = expert.card.backbone_name or expert.config.base_model_name_or_path
-    return named_backbone(name, options, f"expert {expert.name!r}")
-
-
-def named_backbone(name: str | None, options: argparse.Namespace, by: str) -> Backbone:
+def given_or_known_backbone(options: argparse.Namespace, known: str | None, by: str) -> Backbone:
     """The backbone that the command line names, or else the one that `by` has; then an error tells so.
 
     Raises:
         PoolError: if there is neither.
     """
-    if options.backbone:
-        return backbone_named(options)
-    if not name:
+    if not (options.backbone or known):
         raise PoolError("the backbone must be known", f"{by} does not name it", "Pass --backbone.")
     try:
-        return load_backbone(name, dtype=options.dtype or DTYPES[0])
+        return given_backbone(argparse.Namespace(**vars(options) | {"backbone": options.backbone or known}))
     except BackboneError as error:
+        if options.backbone:
+            raise
         told = f"{error.given}, as {by} names it"
         raise BackboneError(error.must, told, "Pass --backbone.") from error
+
+
+def backbone_for(expert: Expert, options: argparse.Namespace) -> Backbone:
+    """The backbone that the command line names, or that of the expert's card, or of PEFT's configuration.
+
+    Raises:
+        PoolError: if there is none.
+    """
+    known = expert.card.backbone_name or expert.config.base_model_name_or_path
+    return given_or_known_backbone(options, known, f"expert {expert.name!r}")

@@ -18,7 +18,7 @@ from pituning.bench import METHODS, Contest, summary
 from pituning.bench.lorahub import require_nevergrad
 from pituning.building import by_name
 from pituning.card import UNKNOWN
-from pituning.cli.backbones import add_backbone_options, backbone_named
+from pituning.cli.backbones import add_backbone_options, given_backbone
 from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import look_over, members, pool_named, task_named
 from pituning.cli.terminal import table
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise ConfigError("results go into a folder", given, "Choose another --out.") from error
     for fault in unfit.values():
         log.warning("left out: %s", fault)
-    backbone = backbone_named(options, recipe.model)
+    backbone = given_backbone(options, recipe.model)
     for task in tasks:
         backbone.check(task)
     contests = [Contest(backbone, task, pool, config, sources) for config in configs for task in tasks]
@@ -155,6 +155,7 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
     if isinstance(made, Expert):
         document["recipe"] = made.card.recipe
     document |= {"backbone": contest.backbone.name, "pool": contest.pool.path.name}
+    document |= {"dtype": str(contest.backbone.dtype).removeprefix("torch.")}
     if method.needs in ("neighbors", "mixture"):
         document["neighbors"] = contest.prediction.names
     document |= {"config": contest.config.told, "key": _key(contest, name), **provenance()}
@@ -173,8 +174,8 @@ def _key(contest: Contest, name: str) -> str:
     method = Path(config.train.method or "")
     if method.is_file():
         config = replace(config, train=replace(config.train, method=method.read_text()))
-    backbone = f"{contest.backbone.fingerprint}{sorted(contest.backbone.settings.items())}"
-    told = f"{name}{config}{contest.task.fingerprint}{backbone}{contest.pool.init_seed}{contest.hashes}"
+    state, seed = contest.backbone.state, contest.pool.init_seed
+    told = f"{name}{config}{contest.task.fingerprint}{state}{seed}{contest.hashes}"
     if contest.sources and METHODS[name].takes_data(contest.pool):
         told += "".join(contest.sources[source].fingerprint for source in sorted(contest.sources))
     return hashlib.sha256(told.encode()).hexdigest()

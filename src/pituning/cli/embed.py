@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pituning.cli.backbones import add_backbone_options, backbone_of
+from pituning.cli.backbones import add_backbone_options, backbone_for
 from pituning.cli.options import add_options, read_options
 from pituning.cli.tasks import require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     task = task_named(options.task)
     pool = Pool(options.pool)
     expert = pool.get(options.name or task.name)
-    backbone = backbone_of(expert, options)
+    backbone = backbone_for(expert, options)
     task = as_trained(task, expert, options.shots)
     config = read_options(options, FisherConfig)
     bar = progress_wanted(options.json)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pituning.captions import JAVA, require_java
 from pituning.card import UNKNOWN
-from pituning.cli.backbones import add_backbone_options, backbone_of
+from pituning.cli.backbones import add_backbone_options, backbone_for
 from pituning.cli.tasks import task_named
 from pituning.errors import ExpertError
 from pituning.expert import Expert, attach_expert, introduced
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         gold_of(examples[0], METRICS[name])
         if name in JAVA:
             require_java(name)
-    backbone = backbone_of(expert, options)
+    backbone = backbone_for(expert, options)
     backbone.check(task)
     expert = introduced(expert, backbone, task)
     if backbone.head_modules(backbone.model) and not backbone.answers(expert.card.labels, task):

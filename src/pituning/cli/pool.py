@@ -14,7 +14,7 @@ import yaml
 
 from pituning.building import obstacles
 from pituning.cli import pool_build, pool_share
-from pituning.cli.backbones import add_backbone_options, backbone_of
+from pituning.cli.backbones import add_backbone_options, backbone_for
 from pituning.cli.embed import as_trained
 from pituning.cli.recipes import add_recipe_option
 from pituning.cli.tasks import pool_named, require_own_pool, task_named
@@ -134,8 +134,10 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     expert = expert.renamed(options.name) if options.name else expert
     Pool.check_name(expert.name)
     embedding = None
+    if options.dtype and not (options.backbone or options.task):
+        raise PoolError("--dtype is of a backbone", "there is none", "Give --backbone, or leave it out.")
     if options.backbone or options.task:
-        backbone = backbone_of(expert, options)
+        backbone = backbone_for(expert, options)
         _tell_other(expert, backbone.name)
         task = as_trained(task_named(options.task), expert, None) if options.task else None
         expert = adopt(expert, backbone, task)

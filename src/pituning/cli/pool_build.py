@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pituning.building import BuildError, Engine, build_pool, in_process
-from pituning.cli.backbones import backbone_named
+from pituning.cli.backbones import given_backbone
 from pituning.cli.recipes import recipe_of
 from pituning.cli.tasks import look_over, members, require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     config = TrainConfig(**{**recipe.train, **told})
     engine = _engine(options)
     here = "cpu" if options.engine == "ray" else None  # a GPU is the workers'
-    backbone = backbone_named(options, recipe.model, here)
+    backbone = given_backbone(options, recipe.model, here)
     for task in tasks:
         backbone.check(task)
     check_training(backbone, config, tasks[0], new=not (Path(options.pool) / MANIFEST).is_file())

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import fields, replace
 from typing import Any
 
-from pituning.cli.backbones import add_backbone_options, named_backbone
+from pituning.cli.backbones import add_backbone_options, given_or_known_backbone
 from pituning.cli.embed import as_trained
 from pituning.cli.options import add_options, read_options
 from pituning.cli.tasks import pool_named, task_named
@@ -112,7 +112,7 @@ def _embedded(
     """
     if not around.experts:
         raise PoolError("a pool must hold experts", f"{options.pool} is empty", "Fill it with `pool build`.")
-    backbone = named_backbone(around.backbone_name(), options, f"the pool {options.pool}")
+    backbone = given_or_known_backbone(options, around.backbone_name(), f"the pool {options.pool}")
     if config.where == "expert" or backbone.head_modules(backbone.model):
         must = "a task that is embedded at an expert, or on a model with a head, needs its own in the pool"
         given = f"none of {few.name!r} that was embedded {config.manner} on these examples"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pituning.building import add_expert
-from pituning.cli.backbones import add_backbone_options, backbone_named
+from pituning.cli.backbones import add_backbone_options, given_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.recipes import add_recipe_option, recipe_of
 from pituning.cli.tasks import look_over, require_own_pool, task_named
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if options.shots is not None:
         task = whole.sample(options.shots, config.seed)
     look_over(whole)  # whose rows are those of the files
-    backbone = backbone_named(options, recipe.model)
+    backbone = given_backbone(options, recipe.model)
     check_training(backbone, config, task, new=not (Path(options.pool) / MANIFEST).is_file())
     # last: a mistake leaves no empty pool
     pool = Pool(from_first(lambda: Pool.create(options.pool, init_seed=config.init_seed).path))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pituning.checkpoint import CHECKPOINT
-from pituning.cli.backbones import add_backbone_options, backbone_named
+from pituning.cli.backbones import add_backbone_options, given_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.recipes import Recipe, add_recipe_option, recipe_of
 from pituning.cli.tasks import look_over, pool_named, task_named
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     with alone_in(workdir, wait=False) if is_first() else nullcontext():
         if not options.resume and is_first() and any(workdir.glob(f"*/{CHECKPOINT}")):
             log.warning("checkpoints in %s are overwritten; --resume would have gone on from them", workdir)
-        backbone = backbone_named(options, recipe.model)
+        backbone = given_backbone(options, recipe.model)
         result = pi_tune(
             backbone,
             task,

@@ -19,6 +19,7 @@ from pituning.foundation import (
     checkpoint_activations,
     recomputes_activations,
     require_one_device,
+    weights_of,
 )
 from pituning.interpolate.collapse import collapse
 from pituning.interpolate.compatible import Space, check_mixable
@@ -125,7 +126,7 @@ class Mixture(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Mixture:
         """A mixture of its own that shares the frozen backbone."""
-        memo |= {id(shared): shared for shared in (self.backbone, *self.backbone.model.parameters())}
+        memo |= {id(shared): shared for shared in (self.backbone, *weights_of(self.backbone.model))}
         computed = [slot.value for slot in self.tensors.slots]
         copied = memo[id(self)] = Mixture.__new__(Mixture)
         try:

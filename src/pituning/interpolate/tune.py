@@ -92,7 +92,7 @@ def tune(
 
     trained = [name for name, parameter in mixture.named_parameters() if parameter.requires_grad]
     parts = [expert.digest for expert in mixture.experts], mixture.space, mixture.tensors.groups, trained
-    key = f"{sorted(backbone.settings.items())}{task.fingerprint}{parts}{mixture.alpha.tolist()}"
+    key = f"{backbone.state}{task.fingerprint}{parts}{mixture.alpha.tolist()}"
     result = fit(
         mixture,
         mixture.parameter_groups(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pituning.card import UNKNOWN
@@ -77,10 +77,11 @@ class Neighborhood(ABC):
             )
         names = [name for name in foreign if not foreign[name]]
         names = [name for name in names if self._may_teach(name)] or names
-        here = [self.experts[name] for name in names]
-        known = [expert for expert in here if expert.card.initialisation != UNKNOWN] or here
-        counts = Counter(expert.card.initialisation for expert in known)
-        return max(known, key=lambda expert: counts[expert.card.initialisation], default=None)
+        here = {name: self.experts[name].card.initialisation for name in names}
+        known = {name: start for name, start in here.items() if start != UNKNOWN} or here
+        counts = Counter(known.values())
+        chosen = max(known, key=lambda name: counts[known[name]], default=None)
+        return self.experts[chosen] if chosen else None
 
     def obstacles(self, own: Expert, target: Task, space: Space) -> dict[str, str]:
         """An expert of another task, of each kind of start -> why it cannot be mixed with `own`.
@@ -113,8 +114,8 @@ class Neighborhood(ABC):
             fix = "Give the options that the pool was embedded with, or run `pituning embed` on its experts."
             raise PoolError(must, given, fix)
 
-    def _embedded_starts(self) -> list[TaskEmbedding]:
-        return [self.embeddings[name] for name in self._starts() if name in self.embeddings]
+    def _embedded_starts(self) -> Iterator[TaskEmbedding]:
+        return (self.embeddings[name] for name in self._starts() if name in self.embeddings)
 
     def nearest(
         self, embedding: TaskEmbedding, k: int, *, space: Space, without: Mapping[str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import islice
 from typing import TypeVar, final
 
@@ -129,6 +129,7 @@ class SketchedNeighborhood(Neighborhood):
             )
         alike: dict[str, float] = {}
         found: list[str] = []
+        may_help = cache(partial(self._may_help, embedding, without))
         for first in range(0, len(candidates), AT_ONCE):
             batch = [one for one in candidates[first : first + AT_ONCE] if one.name not in alike]
             for part in _parts(batch, flat.nbytes):
@@ -137,8 +138,7 @@ class SketchedNeighborhood(Neighborhood):
                 compared = flat_similarities(flat, values, order.sizes, setting=embedding.setting)
                 alike |= dict(zip(files, compared.tolist(), strict=True))
             best = sorted(alike, key=lambda name: (-alike[name], name))
-            helpful = (name for name in best if self._may_help(name, embedding, without))
-            before, found = found, [*islice(helpful, k)]
+            before, found = found, [*islice(filter(may_help, best), k)]
             unchanged = unchanged + 1 if found == before and len(found) == k else 0
             apart = len(found) == k and _lie_apart(found, candidates, first + AT_ONCE)
             if unchanged == UNCHANGED or apart:
@@ -154,7 +154,7 @@ class SketchedNeighborhood(Neighborhood):
     def _reach(self, k: int) -> int:
         return max(DRAWN, k)
 
-    def _may_help(self, name: str, embedding: TaskEmbedding, without: Mapping[str, str]) -> bool:
+    def _may_help(self, embedding: TaskEmbedding, without: Mapping[str, str], name: str) -> bool:
         """Whether an expert is of another task, and not refused."""
         return self.embeddings[name].differs(embedding) and name not in without
 
