@@ -21,6 +21,7 @@ from suite_tables import (
     by_shots,
     read,
     suite,
+    table_1,
     with_adapters,
 )
 from targets import targets
@@ -71,12 +72,14 @@ def main() -> None:
         "mini20, related or not": few.pop("mini20") + few.pop("unrelated"),
         "mini20, related or not, at own experts": at_experts + read(RESULTS / "unrelated-at-expert"),
     }
+    all_data = [run for run in read(RESULTS / "all-data") if "score" in run]
     parts += [
         "## Where tasks are embedded: at the untrained adapter, or at their own experts",
         "",
         *by_embedding("mini20", runs["mini20"], at_experts),
         *by_embedding("Real language tasks", runs["language"], read(RESULTS / "language-at-expert")),
         *beside_the_paper(runs["mini20"], runs["t5"]),
+        *table_1(all_data, runs["mini20"], read(RESULTS / "mini20-lora")),
         *by_shots({16: runs["mini20"], **shots}),
         *contest(methods),
         *choosing.predicting(PAIRS, RESULTS),

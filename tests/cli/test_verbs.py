@@ -416,6 +416,7 @@ def test_the_backbone_is_held_in_the_type_that_was_asked_for(
     ):
         outcome = call(*verb, *half)
         assert outcome.code == 0, outcome.err
+        assert verb[0] != "tune" or f"--expert {tmp_path / 'out'} --dtype bfloat16" in outcome.out
     bench = ("--backbone", world.backbone, "--pool", pool, "--methods", "base", "--seed", "0")
     assert call("bench", world.task(), *bench, "--out", tmp_path / "results", *half).code == 0
     assert held == [torch.bfloat16] * 8

@@ -118,7 +118,9 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         page = out / REPORT
         document = {**describe(result, config, out), "own": options.expert, "report": str(page)}
         again = f"eval {shlex.quote(options.task)} --expert {shlex.quote(str(out))}"
-        again += "" if task.test else " --split validation"
+        again += ("" if task.test else " --split validation") + (
+            f" --dtype {options.dtype}" * bool(options.dtype)
+        )
         told = [again] if task.test or task.validation else []
         elsewhere = "# with an --out that is not there yet"
         commands = [elsewhere, options.command, *(f"pituning {command}" for command in told)]
