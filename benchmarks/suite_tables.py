@@ -371,7 +371,9 @@ def table_1(
     tasks = [*FAMILIES["vision-language"]]
     columns: dict[str, dict[str, float]] = {}
     for method, title in ALONE.items():
-        columns[title] = {run["task"]: percent(run, run["score"]) for run in methods if run["method"] == method}
+        columns[title] = {
+            run["task"]: percent(run, run["score"]) for run in methods if run["method"] == method
+        }
     for title, runs in (("LoRA", loras), ("bottleneck adapter", adapters)):
         columns[title] = {run["task"]: percent(run, run["full"]) for run in runs if "full" in run}
     for title, name in (("adapter, tuned alone", "alone"), ("π-Tuning", "pi")):
