@@ -31,6 +31,7 @@ from pituning.checkpoint import (
 from pituning.distributed import from_first, is_first, processes, require_same, spread, sum_gradients
 from pituning.errors import ConfigError, TrainingError
 from pituning.evaluation import Evaluation
+from pituning.foundation import dtype_name, is_coarse
 from pituning.memory import told_if_full
 from pituning.parts import BatchLosses
 from pituning.seed import isolated_seed
@@ -311,7 +312,7 @@ def _warn_if_emulated(module: nn.Module, config: FitConfig) -> None:
 def _warn_if_coarse(module: nn.Module) -> None:
     """PEFT keeps most adapters in float32 on a model of 16 bits; heads, norms and biases have its type."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for kind in {str(p.dtype).removeprefix("torch.") for p in trained if p.dtype.itemsize < 4}:
+    for kind in {dtype_name(p.dtype) for p in trained if is_coarse(p)}:
         _tell_coarse(kind)
 
 

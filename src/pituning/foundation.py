@@ -100,6 +100,16 @@ def weights_of(model: nn.Module) -> list[Any]:
     return found
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """As configurations and cards spell it: `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def is_coarse(parameter: nn.Parameter) -> bool:
+    """Whether it is held in 16 bits or fewer, and no integer of quantisation."""
+    return parameter.is_floating_point() and parameter.dtype.itemsize < 4
+
+
 def recomputes_activations(model: Any) -> bool:
     """Whether gradient checkpointing is on (transformers 5 renames the property)."""
     renamed = hasattr(type(model), "is_activation_checkpointing")

@@ -23,6 +23,7 @@ from pituning.backbones import Backbone, load_backbone
 from pituning.building import Engine, Outcome, Outcomes, Plan, build_expert
 from pituning.errors import BackboneError, ConfigError, PituningError, PoolError
 from pituning.expert import Expert
+from pituning.foundation import dtype_name
 from pituning.pool import Pool
 from pituning.task import Task
 from pituning.train import TrainConfig
@@ -78,7 +79,7 @@ class _Model:
 
     @classmethod
     def of(cls, backbone: Backbone) -> _Model:
-        dtype = str(backbone.dtype).removeprefix("torch.")
+        dtype = dtype_name(backbone.dtype)
         settings = tuple(sorted(backbone.settings.items()))
         return cls(backbone.name, backbone.family, dtype, settings, backbone.fingerprint)
 

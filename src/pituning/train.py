@@ -31,7 +31,7 @@ from pituning.expert import (
     saved_tensors,
 )
 from pituning.fit import FitConfig, FitResult, fit
-from pituning.foundation import checkpoint_activations
+from pituning.foundation import checkpoint_activations, dtype_name
 from pituning.methods import METHOD_NAMES, peft_config
 from pituning.metrics import mean_iou
 from pituning.parts import BatchLosses
@@ -185,7 +185,7 @@ def train_expert(
             and Path(config.method).name,  # of a file: where it lay says nothing elsewhere
             "learning_rate": rate,
             "model": dict(backbone.settings),
-            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "dtype": dtype_name(backbone.dtype),
             "best_epoch": result.best_epoch,
             "validation_loss": loss if math.isfinite(loss) else None,
         },

@@ -25,6 +25,7 @@ from pituning.cli.terminal import table
 from pituning.cli.tune import add_tuning_options, tuning_of
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import Expert
+from pituning.foundation import dtype_name
 from pituning.places import writing
 from pituning.pool import Pool
 from pituning.provenance import provenance
@@ -155,7 +156,7 @@ def _result(contest: Contest, name: str, out: Path) -> dict[str, Any]:
     if isinstance(made, Expert):
         document["recipe"] = made.card.recipe
     document |= {"backbone": contest.backbone.name, "pool": contest.pool.path.name}
-    document |= {"dtype": str(contest.backbone.dtype).removeprefix("torch.")}
+    document |= {"dtype": dtype_name(contest.backbone.dtype)}
     if method.needs in ("neighbors", "mixture"):
         document["neighbors"] = contest.prediction.names
     document |= {"config": contest.config.told, "key": _key(contest, name), **provenance()}

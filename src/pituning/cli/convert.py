@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from pituning.cli.options import add_options, read_options
+from pituning.foundation import dtype_name
 from pituning.models.ofa.conversion import Conversion, ConversionConfig
 from pituning.ofa_conversion import convert
 
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "backbone": str(done.backbone),
         "experts": [str(folder) for folder in done.experts],
         "parameters": done.parameters,
-        "dtype": str(done.config.dtype).removeprefix("torch."),
+        "dtype": dtype_name(done.config.dtype),
         "config": done.config.to_diff_dict(),
         "tokenizer": str(done.tokenizer) if done.tokenizer else None,
         "notes": list(done.notes),

@@ -82,8 +82,9 @@ class Mixture(nn.Module):
         kind = ParameterSpace if space == "parameters" else DeltaSpace
         self.tensors = kind(self.backbone, self.experts, self.target, sharing)
         self.model: PeftModel = self.tensors.model
-        if recomputes_activations(self.model.get_base_model()):  # perhaps in another way than this one can
-            checkpoint_activations(self.model.get_base_model())
+        base = self.model.get_base_model()
+        if recomputes_activations(base):  # perhaps in another way than this one can
+            checkpoint_activations(base)
         dtype = next(self.tensors.parameters()).dtype
         self.alpha = nn.Parameter(torch.zeros(len(self.experts), len(self.tensors.groups), dtype=dtype))
         self.start_at(initial)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pituning.errors import TrainingError
+from pituning.foundation import is_coarse
 
 CONTAINERS = (nn.ParameterDict, nn.ParameterList, nn.ModuleDict, nn.ModuleList)
 
@@ -175,7 +176,7 @@ def _check_separate(gradients: Mapping[str, Tensor], again: Mapping[str, Tensor]
 def tapped(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Iterator[Taps]:
     """Watch every module whose forward uses one of `parameters`."""
     device = next(iter(parameters.values())).device
-    coarse = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
+    coarse = any(map(is_coarse, model.parameters()))
     anchor = torch.zeros((), device=device, requires_grad=True)
     taps = Taps(anchor=anchor, noise=NOISE_OF_16_BITS if coarse else NOISE)
     handles = [
