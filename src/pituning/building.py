@@ -279,6 +279,9 @@ def obstacles(expert: Expert, pool: Pool) -> dict[Space, str]:
     # One after the other: they may be large.
     others = map(pool.get, names) if names else [expert.renamed("others")]
     spaces: tuple[Space, ...] = get_args(Space)
-    found = [[obstacle(expert, other, space) for space in spaces] for other in others]
-    reasons = dict(zip(spaces, zip(*found, strict=True), strict=True))
+    alike, unlike = list[list[str]](), list[list[str]]()  # those of the same method say more
+    for other in others:
+        kind = alike if other.method == expert.method else unlike
+        kind.append([obstacle(expert, other, space) for space in spaces])
+    reasons = dict(zip(spaces, zip(*alike, *unlike, strict=True), strict=True))
     return {space: "" if "" in told else told[0] for space, told in reasons.items()}

@@ -64,9 +64,10 @@ def infer_kind(train: Sequence[Example], modality: str, has_labels: bool) -> str
     return "image-classification" if modality == "image" else "vqa"
 
 
-def infer_metric(train: Sequence[Example], has_labels: bool) -> str:
-    """Accuracy for labels, IoU for boxes, exact match for other answers."""
+def infer_metric(train: Sequence[Example], kind: str, has_labels: bool) -> str:
+    """Accuracy for labels, IoU for boxes, CIDEr-D for captions, exact match for other answers."""
     if has_labels:
         return "accuracy"
-    boxes = all(example.bbox for example in train)
-    return "acc@iou0.5" if boxes else "exact_match"
+    if all(example.bbox for example in train):
+        return "acc@iou0.5"
+    return "cider_d" if kind == "captioning" else "exact_match"

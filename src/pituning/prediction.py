@@ -18,7 +18,6 @@ from pituning.mixing import Mixing, PiConfig
 from pituning.neighborhood import Neighborhood, neighborhood_of, tell_fewer
 from pituning.pool import Pool
 from pituning.predict import Neighbor, TaskEmbedding, embed
-from pituning.spelling import listed
 from pituning.stages import Stages
 from pituning.task import Task
 from pituning.train import TrainConfig, train_expert
@@ -104,13 +103,15 @@ def predicted(
 
     # 1. Expert: the target's own, from the pool's initialisation.
     training = replace(config.train, init_seed=pool.init_seed)
-    new = partial(train_expert, backbone, name=f"target:{task.name}", like=around.typical(backbone))
+    like = around.typical(backbone, config.space)
+    new = partial(train_expert, backbone, name=f"target:{task.name}", like=like)
     untrained = partial(new, replace(target, validation=()), replace(training, epochs=0))
     given = _adopted(expert, backbone, task, target) if expert else None
     if must_mix:
         _require_mixable(given or untrained(), target, around, config.space)
     sizes = f"{len(target.train)} examples, with {len(target.validation)} others to validate on"
-    log.info("expert: %s the task's own on %s", "taking" if expert else "training", sizes)
+    shape = f", configured as {like.name} is" if like and not (expert or training.method) else ""
+    log.info("expert: %s the task's own on %s%s", "taking" if expert else "training", sizes, shape)
     own = given or new(target, training, **stages.options("expert"))
     stages.done("expert")
 
@@ -143,11 +144,13 @@ def _require_mixable(own: Expert, target: Task, around: Neighborhood, space: Spa
     """Raise ExpertError where an expert like the target's own can be mixed with none of the pool's."""
     reasons = [*around.obstacles(own.renamed("the task's own"), target, space).values()]
     if reasons and all(reasons):
-        fix = "Mix LoRA experts with `--space delta` (in Python `space`)."
+        fix = "Name no method for it, to take the pool's; or mix plain LoRA experts with `--space delta`."
         if space == "delta":
-            fix = "Choose LoRA for all, or a pool of one method and initialisation without `--space delta`."
+            fix = "Take LoRA for all (`--expert-method lora`); or leave `--space delta` out."
         must = f"the task's own expert must be of a kind with the pool's, to be mixed in {space} space"
-        raise ExpertError(must, listed([*dict.fromkeys(reasons)]), fix)
+        told = [*dict.fromkeys(reasons)]
+        more = [f"so are {len(told) - 3} more"] if len(told) > 3 else []
+        raise ExpertError(must, "; ".join([*told[:3], *more]), fix)
 
 
 def _trained_once(own: Expert, target: Task, config: TrainConfig, new: Callable[..., Expert]) -> Expert:

@@ -366,11 +366,12 @@ def load_task(path: str | Path) -> Task:
     train = data["train"]
     texts = infer_labels(train, said.kind) if said.labels is None else said.labels
     modality = said.modality or infer_modality(train)
+    kind = said.kind or infer_kind(train, modality, bool(texts))
     task = Task(
         name=said.name,
         modality=modality,
-        kind=said.kind or infer_kind(train, modality, bool(texts)),
-        metric=said.metric or infer_metric(train, bool(texts)),
+        kind=kind,
+        metric=said.metric or infer_metric(train, kind, bool(texts)),
         candidates=tuple(texts),
         candidate_texts=texts,
         prompt=said.prompt,

@@ -296,7 +296,7 @@ def test_a_task_under_a_head_is_predicted_from_its_expert(
     found = call("predict", world.task("c"), "--pool", pool, "--shots", 3, "--json").document
     assert [neighbor["name"] for neighbor in found["neighbors"]] == ["a"]
     other = call("predict", world.task("c"), "--pool", pool, "--shots", 2)
-    assert (other.code, "on other shots: pass its own, or `--name" in other.err) == (2, True)
+    assert (other.code, "on other shots: give those that it" in other.err) == (2, True)
     outcome = call("predict", world.task("b"), "--pool", pool)
     assert (outcome.code, outcome.out) == (2, "")
     assert "or on a model with a head, needs its own in the pool" in outcome.err
@@ -657,7 +657,7 @@ def test_a_pool_of_strangers_says_in_which_space_it_can_be_mixed(world: World, t
     refuse(
         call("tune", world.task(), *fixed),
         "theirs is not known (which does not matter in space delta)",
-        "Mix LoRA experts with `--space delta`",
+        "or mix plain LoRA experts with `--space delta`",
     )
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / ".out.work").exists()

@@ -229,6 +229,13 @@ def test_sampled_labels_need_candidates(backbone_of: Callable[[str], Backbone]) 
         embed(backbone, expert_for(backbone, task), task, FisherConfig(labels="sampled"))
 
 
+def test_a_task_of_pictures_on_a_backbone_that_reads_texts_is_told(
+    backbone: Backbone, expert: Expert, task: Task
+) -> None:
+    with pytest.raises(BackboneError, match="text"):
+        embed(backbone, expert, dataclasses.replace(task, modality="image"))
+
+
 def test_save_then_load_is_bit_exact(backbone: Backbone, expert: Expert, task: Task, tmp_path: Path) -> None:
     found = embed(backbone, expert, task)
     file = tmp_path / "embedding.safetensors"

@@ -185,7 +185,7 @@ def test_labels_keep_the_order_and_texts_of_the_task_file(tmp_path):
         (CLASSES, {}, ("image", "image-classification", "accuracy")),
         ([CLASSES[0] | {"text_a": "?"}], {}, ("image+text", "vqa", "accuracy")),
         ([CLASSES[0] | {"text_a": "?"}], {"kind": "vqa"}, ("image+text", "vqa", "exact_match")),
-        ([{"image": png((9, 9, 9)), "references": "one"}], {}, ("image", "captioning", "exact_match")),
+        ([{"image": png((9, 9, 9)), "references": "one"}], {}, ("image", "captioning", "cider_d")),
         ([{"image": png((9, 9, 9)), "bbox": "0 0 1 .5"}], {}, ("image", "grounding", "acc@iou0.5")),
         ([{"text_a": "?", "references": "[sic] one"}], {}, ("text", "text-generation", "exact_match")),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import permutations
@@ -626,6 +627,24 @@ def test_the_targets_expert_takes_the_pools_configuration_and_not_a_strangers(
         ExactNeighborhood({"far": far}, {}).typical(backbone)
     embedded = {"far": pool.embedding("text0")}
     assert ExactNeighborhood({"far": far, "text0": own}, embedded).typical(backbone) is own
+
+
+def test_in_delta_space_the_targets_expert_is_made_as_most_that_can_be_mixed_there(
+    backbone: Backbone, pool: Pool
+) -> None:
+    around = neighborhood_of(pool)
+    own = around.experts["text0"]
+    card = replace(own.card, initialisation="unknown", backbone="?elsewhere")
+
+    def elsewhere(name: str, **options: Any) -> Expert:
+        config = copy.deepcopy(own.config)
+        vars(config).update(options)
+        return Expert(replace(card, name=name), config, own.tensors)
+
+    odd = {"a": elsewhere("a", bias="lora_only"), "b": elsewhere("b", use_dora=True)}
+    plain = {name: elsewhere(name, r=rank) for name, rank in (("c", 4), ("d", 8), ("e", 8))}
+    assert ExactNeighborhood({**odd, **plain}, {}).typical(backbone, "delta") is plain["d"]
+    assert ExactNeighborhood(odd, {}).typical(backbone, "delta") is None
 
 
 def test_a_run_has_one_seed() -> None:

@@ -124,7 +124,7 @@ def _embedded(
         replace(few, validation=()),
         untrained,
         name=f"target:{few.name}",
-        like=around.typical(backbone),
+        like=around.typical(backbone, options.space),
     )
     return own, embed(backbone, own, few, config, progress=progress_wanted(options.json))
 
@@ -134,10 +134,12 @@ def _expert_first(name: str, around: Neighborhood, config: FisherConfig, options
     there = name in around.experts
     option = "setting paper" if config.setting == "paper" else "at expert"
     place = f" --{'' if there else 'fisher-'}{option}" if config.where == "expert" else ""
-    verb = f"pituning {'embed' if there else 'train'} {options.task} --pool {options.pool}{place}"
+    shots = "" if options.shots is None else f" --shots {options.shots}"
+    verb = f"pituning {'embed' if there else 'train'} {options.task} --pool {options.pool}{shots}{place}"
     if there:
         return (
-            f"It was embedded in another way, or on other shots: pass its own, or `--name {name}` to take it "
-            f"as it is, or run `{verb}`; other experts are compared where they are embedded alike."
+            "It was embedded in another way, or on other shots: give those that it was trained on, or "
+            f"`--name {name}` to take it as it is, or run `{verb}`; other experts are compared where they "
+            "are embedded alike."
         )
     return f"Run `{verb} ...` first."

@@ -12,7 +12,7 @@ from pituning.card import UNKNOWN
 from pituning.errors import PoolError
 from pituning.expert import Expert
 from pituning.foundation import Foundation
-from pituning.interpolate.compatible import Space, foreign_to
+from pituning.interpolate.compatible import Space, foreign_to, obstacles_alone
 from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, TaskGraph
 from pituning.predict.delta import comparable, shared_modules, similarities_in_delta
 from pituning.predict.graph import check_count
@@ -62,8 +62,11 @@ class Neighborhood(ABC):
     def _reach(self, k: int) -> int:
         """How many the `others` are at most."""
 
-    def typical(self, backbone: Foundation) -> Expert | None:
+    def typical(self, backbone: Foundation, space: Space = "parameters") -> Expert | None:
         """An expert of the initialisation that most share, among those of this backbone; None of no expert.
+
+        Where none tells its initialisation, it has the method and rank of most. In delta space it is one that
+        can be mixed there, and None where none can.
 
         Raises:
             PoolError: if every expert was trained on another backbone.
@@ -77,8 +80,11 @@ class Neighborhood(ABC):
             )
         names = [name for name in foreign if not foreign[name]]
         names = [name for name in names if self._may_teach(name)] or names
+        if space == "delta":
+            names = [name for name in names if not obstacles_alone(self.experts[name], space)]
         here = {name: self.experts[name].card.initialisation for name in names}
-        known = {name: start for name, start in here.items() if start != UNKNOWN} or here
+        known = {name: start for name, start in here.items() if start != UNKNOWN}
+        known = known or {name: _kind(self.experts[name]) for name in names}
         counts = Counter(known.values())
         chosen = max(known, key=lambda name: counts[known[name]], default=None)
         return self.experts[chosen] if chosen else None
@@ -177,6 +183,10 @@ class Neighborhood(ABC):
         if self.experts[name].untrained:
             return f"{name} learnt nothing of its own task: it is best as it was before training"
         return ""
+
+
+def _kind(expert: Expert) -> str:
+    return f"{expert.method} {getattr(expert.config, 'r', '')}"
 
 
 def tell_fewer(found: Sequence[Neighbor], k: int) -> None:

@@ -56,11 +56,13 @@ def embed(
         One non-negative number a parameter of the adapter.
 
     Raises:
-        BackboneError: for sampled labels where the task has no candidates to sample from.
+        BackboneError: if the backbone cannot do the task; for sampled labels where that has no candidates to
+            sample from.
         ExpertError: if the expert does not fit the backbone.
     """
     config = FisherConfig() if config is None else config
     ConfigError.check_kinds((Backbone, backbone), (Expert, expert), (Task, task), (FisherConfig, config))
+    backbone.check(task)
     if config.labels == "sampled" and not task.candidates:
         raise BackboneError(
             "labels are sampled among a task's candidates", f"{task.name!r} has none", "Use labels='gold'."
