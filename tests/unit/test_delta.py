@@ -185,6 +185,17 @@ def test_what_is_not_a_product_of_factors_is_refused_with_the_reason(variant: st
         Mixture(frozen(), [expert("a"), expert("odd", VARIANTS[variant])], space="delta", target="a")
 
 
+def test_an_adapter_that_lacks_a_factor_is_refused_without_a_model() -> None:
+    whole = expert("odd")
+    first = next(name for name in whole.tensors if ".lora_A." in name)
+    half = {name: tensor for name, tensor in whole.tensors.items() if name != first}
+    flat = {name: tensor.flatten() for name, tensor in whole.tensors.items()}
+    other = {**whole.tensors, first: whole.tensors[first][1:]}
+    for tensors in (half, flat, other):
+        broken = Expert(whole.card, whole.config, tensors)
+        assert "odd has no A and B of one rank for" in obstacle(broken, expert("a"), "delta")
+
+
 def test_foreign_experts_are_mixed_where_they_fit(tmp_path: Path) -> None:
     experts = [expert("a"), expert("b", lora(r=3), init_seed=4)]
     for one in experts:
@@ -205,8 +216,6 @@ def test_foreign_expert_of_another_shape_is_refused() -> None:
     wide = Frozen(model_of("encoder", hidden_size=32), name="wide")
     foreign = expert("b", backbone=wide)
     foreign = Expert(ExpertCard(name="b", task="b", backbone="?wide"), foreign.config, foreign.tensors)
-    flat = {name: tensor.flatten() for name, tensor in foreign.tensors.items()}
-    assert "other shapes" in obstacle(Expert(foreign.card, foreign.config, flat), expert("a"), "delta")
     with pytest.raises(MixtureError, match="b adapts modules of other shapes than a"):
         Mixture(frozen(), [expert("a"), foreign], space="delta")
     with pytest.raises(ExpertError, match="expert 'b' must be those of its configuration on this backbone"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Literal, get_args
@@ -98,7 +99,19 @@ def obstacles_alone(expert: Expert, space: Space) -> list[str]:
         found.append(f"{name} also trains biases, which are not part of B·A")
     if config.init_lora_weights not in PLAIN_STARTS:
         found.append(f"{name} starts from {config.init_lora_weights!r}, which changes the frozen weights")
+    if broken := _unpaired(expert):
+        found.append(f"{name} has no A and B of one rank for {broken}")
     return found
+
+
+def _unpaired(expert: Expert) -> str:
+    """A module of LoRA's that lacks a factor, or has two that cannot be multiplied; "" where none does."""
+    ranks = defaultdict[str, list[torch.Size]](list)
+    for name, tensor in expert.tensors.items():
+        for factor, dimension in ((".lora_A.", 0), (".lora_B.", 1)):
+            if factor in name:
+                ranks[name.replace(factor, ".")].append(tensor.shape[dimension : dimension + 1])
+    return next((module for module, found in ranks.items() if len(found) != 2 or found[0] != found[1]), "")
 
 
 def check_mixable(
