@@ -25,8 +25,8 @@ class Example:
         weights: the confidence in [0, 1] of each of `references`, where they are answers that people gave.
 
     Raises:
-        TaskError: `image` is no bytes; `bbox` is not 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1; weights that are
-            not one a reference.
+        TaskError: a text or the label is no str; `image` is no bytes; `bbox` is not 0 <= x0 < x1 <= 1,
+            0 <= y0 < y1 <= 1; weights that are not one a reference.
 
     Example:
         >>> Example(text_a="what a film", label="positive").label
@@ -42,6 +42,10 @@ class Example:
     weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("text_a", "text_b", "label"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TaskError(f"{name} must be a text", repr(value), "Give a str, or None.")
         if not isinstance(self.image, bytes | None):
             fix = "Give the content of the file, such as Path(...).read_bytes()."
             raise TaskError("image must be the bytes of a picture's file", type(self.image).__name__, fix)

@@ -467,3 +467,9 @@ def test_a_column_called_text_that_is_something_else_is_not_the_text(ours, tmp_p
     (tmp_path / "train.csv").write_text("question,text,label\nso,a,x\nno,b,y\n")
     with pytest.raises(TaskError, match="'text_a'"):
         load_task(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["text_a", "text_b", "label"])
+def test_a_text_of_an_example_is_a_str(name: str) -> None:
+    with pytest.raises(TaskError, match=f"{name} must be a text; given: 3. Give a str"):
+        Example(**{name: 3})  # type: ignore[arg-type]
