@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -933,3 +933,19 @@ def test_a_task_is_answered_by_its_labels_or_their_texts(backbone_of: BackboneOf
         assert backbone.answers(["negative", "positive"], task)
         assert backbone.answers(["positive", "negative"], task) is not ordered
         assert not backbone.answers(["negative", "neutral"], task)
+
+
+@pytest.mark.parametrize(
+    ("family", "kinds"),
+    [
+        (Causal, ("bert", "t5", "clip", "bert_classifier")),
+        (Seq2Seq, ("bert", "llama", "bert_classifier")),
+        (Classifier, ("bert", "t5", "llama", "clip")),
+    ],
+)
+def test_a_model_of_another_family_is_refused(family: Callable[..., Backbone], kinds: Sequence[str]) -> None:
+    for kind in kinds:
+        model = tiny.MAKERS[kind]()[0]
+        with pytest.raises(BackboneError, match=f"backbone is made of .*; given: {type(model).__name__}"):
+            family(model, tiny.tokenizer(), name="mine")
+        assert all(parameter.requires_grad for parameter in model.parameters())

@@ -36,18 +36,28 @@ class Backbone(ABC):
         settings: rates of dropout that were changed when it was loaded.
 
     Raises:
-        BackboneError: if PEFT has put an adapter on the model.
+        BackboneError: if PEFT has put an adapter on the model, or it is of another family.
     """
 
     family: ClassVar[str]
+    made_of: ClassVar[str] = "a model of transformers"
     smooths_labels: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, *, name: str) -> None:
         ConfigError.check_kinds((nn.Module, model))
         require_bare(model)
+        if not self.takes(model):
+            must = f"a {self.family} backbone is made of {self.made_of}"
+            fix = "Load the model with that class, or wrap it in another family's."
+            raise BackboneError(must, type(model).__name__, fix)
         self.model = model.requires_grad_(False).eval()
         self.name = name
         self.settings: Mapping[str, float] = {}
+
+    @staticmethod
+    def takes(model: nn.Module) -> bool:
+        """Whether the family can use a model of this kind."""
+        return True
 
     @abstractmethod
     def check(self, task: Task) -> None:
@@ -227,6 +237,13 @@ def is_prompt_learning(model: nn.Module) -> bool:
     """Whether PEFT prepends virtual tokens in its own forward (prompt and prefix tuning)."""
     config = getattr(model, "active_peft_config", None)
     return bool(config is not None and config.is_prompt_learning)
+
+
+def can_generate(model: nn.Module, *, encoder: bool) -> bool:
+    """Whether a model of transformers writes, with an encoder that reads for it or without."""
+    config = getattr(model, "config", None)
+    writes = bool(getattr(model, "can_generate", bool)())
+    return writes and bool(getattr(config, "is_encoder_decoder", False)) is encoder
 
 
 def require_candidates(task: Task, family: str) -> None:

@@ -19,6 +19,7 @@ from pituning.backbones.base import (
     Backbone,
     Batch,
     answer_nll,
+    can_generate,
     few_at_once,
     is_prompt_learning,
     pad,
@@ -67,6 +68,7 @@ class Causal(Backbone):
     """
 
     family = "causal"
+    made_of = "an AutoModelForCausalLM or AutoModelForImageTextToText"
 
     def __init__(self, model: nn.Module, processor: Any, *, name: str, max_length: int = 1024) -> None:
         super().__init__(model, name=name)
@@ -81,6 +83,11 @@ class Causal(Backbone):
         self.max_length, self.positions = max_length, longest_input(model, self.tokenizer, sys.maxsize)
         pad_id = self.tokenizer.pad_token_id
         self.pad_id: int = self.tokenizer.eos_token_id if pad_id is None else pad_id
+
+    @staticmethod
+    def takes(model: nn.Module) -> bool:
+        """It writes, without an encoder."""
+        return can_generate(model, encoder=False)
 
     def check(self, task: Task) -> None:
         """Pictures need a processor that reads them."""

@@ -32,6 +32,7 @@ class Classifier(Backbone):
     """
 
     family = "classifier"
+    made_of = "an AutoModelForSequenceClassification or AutoModelForImageClassification"
 
     def __init__(self, model: nn.Module, processor: Any, *, name: str, max_length: int = 256) -> None:
         super().__init__(model, name=name)
@@ -41,6 +42,12 @@ class Classifier(Backbone):
             require_words(model, processor, name)
             _require_padding(model, processor, name)
         self.max_length = longest_input(model, processor, max_length)
+
+    @staticmethod
+    def takes(model: nn.Module) -> bool:
+        """It has a Linear of one output a label."""
+        config: Any = getattr(model, "config", None)
+        return config is not None and _outputs(model, config.num_labels)
 
     def check(self, task: Task) -> None:
         """Candidates are needed, in the modality of the encoder."""

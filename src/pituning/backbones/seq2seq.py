@@ -13,6 +13,7 @@ from pituning.backbones.base import (
     Backbone,
     Batch,
     answer_nll,
+    can_generate,
     few_at_once,
     is_prompt_learning,
     pad,
@@ -28,12 +29,18 @@ class Seq2Seq(Backbone):
     """p(answer | text) of an encoder-decoder; the answer ends with the end-of-sequence token."""
 
     family = "seq2seq"
+    made_of = "an AutoModelForSeq2SeqLM"
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, name: str, max_length: int = 512) -> None:
         super().__init__(model, name=name)
         require_words(model, tokenizer, name)
         self.tokenizer = tokenizer
         self.max_length = longest_input(model, tokenizer, max_length)
+
+    @staticmethod
+    def takes(model: nn.Module) -> bool:
+        """It writes what follows from an encoder's states."""
+        return can_generate(model, encoder=True)
 
     def check(self, task: Task) -> None:
         """Text in, text out; candidates are optional."""
