@@ -7,6 +7,8 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from pituning.spelling import did_you_mean
+
 
 class PituningError(ValueError):
     """A mistake in the input. The command prints the message and exits with code 2.
@@ -79,33 +81,48 @@ class ConfigError(PituningError):
     @classmethod
     def misnamed(cls, config: object) -> list[ConfigError]:
         """A fault for each field of a dataclass whose value is none of its `Literal`."""
-        kinds = {name: _literals(kind) for name, kind in get_type_hints(type(config)).items()}
-        return [
-            cls(f"{name} is one of {', '.join(filter(None, allowed))}", repr(value), "Name one of them.")
-            for name, allowed in kinds.items()
-            if allowed and (value := getattr(config, name)) not in allowed
-        ]
+        hints = get_type_hints(type(config)).items()
+        return [fault for name, kind in hints for fault in cls._no_choice(kind, name, getattr(config, name))]
 
     @classmethod
-    def check_kinds(cls, *pairs: tuple[type, object]) -> None:
+    def check_choice(cls, kind: Any, **values: object) -> None:
+        """Raise ConfigError for arguments whose value is none of their `Literal`."""
+        cls.collect([fault for name, value in values.items() for fault in cls._no_choice(kind, name, value)])
+
+    @classmethod
+    def _no_choice(cls, kind: Any, name: str, value: object) -> list[ConfigError]:
+        allowed = _literals(kind)
+        if not allowed or value in allowed:
+            return []
+        names = [*filter(None, allowed)]
+        fix = f"{did_you_mean(str(value), names)}Name one of them."
+        return [cls(f"{name} is one of {', '.join(names)}", repr(value), fix)]
+
+    @classmethod
+    def check_kinds(cls, *pairs: tuple[Any, object]) -> None:
         """Raise ConfigError for a value that is not of its type, such as a path for what lies there."""
         for kind, value in pairs:
             if not isinstance(value, kind):
-                must = f"what stands here must be of type {kind.__name__}"
-                given = f"{value!r:.60}, a {type(value).__name__}"
-                raise cls(must, given, _MADE_BY.get(kind.__name__, _MADE))
+                name = " or ".join(one.__name__ for one in get_args(kind) or (kind,))
+                given = f"{' '.join(repr(value).split()):.60}, a {type(value).__name__}"
+                raise cls(f"what stands here must be of type {name}", given, _MADE_BY.get(name, _MADE))
 
     @classmethod
     def check_numbers(cls, config: object) -> None:
-        """Raise ConfigError for fields of a dataclass that are numbers, and have something else.
+        """Raise ConfigError for fields of a dataclass that are numbers or bools, and have something else.
 
         What is NumPy's becomes Python's, which JSON can hold.
         """
         faults = []
         for name, hint in get_type_hints(type(config)).items():
             value, kinds = getattr(config, name), get_args(hint) or (hint,)
+            if value is None and NoneType in kinds:
+                continue
             whole = int in kinds
-            if not (whole or float in kinds) or (value is None and NoneType in kinds):
+            if bool in kinds and not isinstance(value, bool):
+                fix = "Write one of them, without quotes."
+                faults.append(cls(f"{name} must be True or False", repr(value), fix))
+            if not (whole or float in kinds):
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
                 must = f"{name} must be a {'whole ' if whole else ''}number"
@@ -122,8 +139,13 @@ _MADE_BY = {
     "Pool": "`Pool(folder)` makes one.",
     "Expert": "`Expert.load(folder)` makes one.",
     "Example": "`Example(text_a=...)` makes one.",
+    "TaskEmbedding": "`embed(backbone, expert, task)` makes one.",
     "Sequence": "Put it into a list.",
-    "Module": "The model comes first, its tokenizer or processor second.",
+    "Module": "The model comes first; of an expert, `attach_expert(backbone, expert)` makes one.",
+    "Mapping": "Give the `components` of a task embedding.",
+    "str or PathLike": "Give the path of a folder.",
+    "Integral": "Write a whole number, without quotes.",
+    "Real": "Write a number, without quotes.",
 }
 _MADE = "Its name, with the settings in brackets, makes one."
 

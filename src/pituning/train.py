@@ -87,6 +87,12 @@ class TrainConfig(FitConfig):
     def __post_init__(self) -> None:
         """Collect what is out of range."""
         super().__post_init__()
+        if self.method is not None and not isinstance(self.method, str):
+            raise ConfigError(
+                "method must be a name, or the path of an adapter_config.json as a text",
+                f"{self.method!r:.60}, a {type(self.method).__name__}",
+                "Save a configuration with its `save_pretrained(FOLDER)`, and give that file in FOLDER.",
+            )
         if self.max_examples is not None and self.max_examples < 1:
             raise ConfigError("max_examples must be at least 1", str(self.max_examples), "Raise it.")
 

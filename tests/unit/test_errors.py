@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from peft import LoraConfig
 
-from pituning import PiConfig, TuneConfig
+from pituning import PiConfig, TrainConfig, TuneConfig
 from pituning.errors import ConfigError
+from pituning.models.ofa.conversion import ConversionConfig
 from pituning.predict import FisherConfig
+from pituning.pretrain.config import PretrainConfig
 
 
 @dataclass
@@ -92,6 +96,41 @@ def test_what_is_no_number_is_named(k: object) -> None:
         ConfigError.check_numbers(Options(k=k))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"rate must be a number; given: '0\.1'"):
         ConfigError.check_numbers(Options(rate="0.1"))  # type: ignore[arg-type]
+
+
+@dataclass
+class Switches:
+    """As a configuration has them."""
+
+    own: bool = False
+    maybe: bool | None = None
+
+
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_what_is_neither_true_nor_false_is_named(value: object) -> None:
+    ConfigError.check_numbers(Switches(own=True))
+    with pytest.raises(ConfigError, match=f"own must be True or False; given: {value!r}"):
+        ConfigError.check_numbers(Switches(own=value))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PiConfig(freeze_experts="no"),  # type: ignore[arg-type]
+        lambda: TrainConfig(gradient_checkpointing="no"),  # type: ignore[arg-type]
+        lambda: ConversionConfig(ema="no"),  # type: ignore[arg-type]
+        lambda: PretrainConfig(fp32="no"),  # type: ignore[arg-type]
+    ],
+)
+def test_every_configuration_checks_its_switches(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigError, match="must be True or False; given: 'no'"):
+        make()
+
+
+@pytest.mark.parametrize("method", [LoraConfig(), Path("adapter_config.json")])
+def test_a_method_is_a_name_or_a_path_as_text(method: object) -> None:
+    with pytest.raises(ConfigError, match=r"method must be a name, or the path.*save_pretrained"):
+        TrainConfig(method=method)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Collect what is out of range."""
+        ConfigError.check_numbers(self)
         least = {
             "steps": 1,
             "more_steps": 0,

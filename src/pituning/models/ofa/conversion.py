@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from transformers.initialization import no_init_weights
 
-from pituning.errors import BackboneError
+from pituning.errors import BackboneError, ConfigError
 from pituning.models.ofa.archives import Weight
 from pituning.models.ofa.checkpoint import Checkpoint, open_checkpoint, read_config
 from pituning.models.ofa.configuration import OfaConfig
@@ -62,6 +62,11 @@ class ConversionConfig:
         },
     )
     seed: int = field(default=0, metadata={"help": "of rows that are appended to embeddings"})
+
+    def __post_init__(self) -> None:
+        """Collect what is of another kind."""
+        ConfigError.check_numbers(self)
+        ConfigError.collect(ConfigError.misnamed(self))
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
