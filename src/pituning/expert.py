@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from pituning.adapter_files import (
 )
 from pituning.card import UNKNOWN, ExpertCard
 from pituning.errors import ConfigError, ExpertError, PituningError
-from pituning.foundation import Foundation
+from pituning.foundation import Foundation, require_foundation
 from pituning.methods.targets import inside
 from pituning.places import appearing, writing
 from pituning.seed import isolated_seed
@@ -131,6 +132,7 @@ class Expert:
         Raises:
             ExpertError: if a file is missing, truncated, not safetensors, or holds a value not finite.
         """
+        ConfigError.check_kinds((str | PathLike, folder))
         return cls.from_files(read_adapter(Path(folder)), Path(folder))
 
     @classmethod
@@ -210,6 +212,7 @@ def attach_expert(backbone: Foundation, expert: Expert) -> PeftModel:
     Raises:
         ExpertError: if the adapter does not fit the backbone.
     """
+    require_foundation(backbone)
     ConfigError.check_kinds((Expert, expert))
     return _loaded(backbone, expert, load_into, overwritten=True)
 

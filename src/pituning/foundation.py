@@ -59,6 +59,13 @@ class Frozen:
         return shared_copy(self.model)
 
 
+def require_foundation(value: object) -> None:
+    """Raise BackboneError for a bare module or a name (`isinstance` would compute the fingerprint)."""
+    if not hasattr(value, "fresh_module"):
+        fix = "`load_backbone(name)` makes one, and `pituning.foundation.Frozen(model)` of any module."
+        raise BackboneError("an adapter's backbone must be a Backbone", type(value).__name__, fix)
+
+
 def require_bare(model: nn.Module) -> None:
     """Raise BackboneError where PEFT has put an adapter on a model, which is then left as it is."""
     if any(isinstance(module, (PeftModel, BaseTunerLayer)) for module in model.modules()):

@@ -37,12 +37,14 @@ class Pool:
     """
 
     def __init__(self, path: str | Path) -> None:
+        ConfigError.check_kinds((str | os.PathLike, path))
         self._shelf = Shelf(Store(Path(path)))
         self._store = self._shelf.store
 
     @classmethod
     def create(cls, path: str | Path, *, init_seed: int = 0) -> Pool:
         """Open the pool at `path`, or make an empty one whose experts all start from `init_seed`."""
+        ConfigError.check_kinds((str | os.PathLike, path))
         return cls(Store.create(Path(path), init_seed).path)
 
     @property
@@ -148,6 +150,7 @@ class Pool:
         ConfigError.check_kinds((Expert, expert))
         self.check_name(expert.name)
         if embedding is not None:
+            ConfigError.check_kinds((TaskEmbedding, embedding))
             embedding.check_fresh(expert)
         with self._store.writing() as scratch:
             self.check_free(expert.name, replace=replace)
@@ -214,6 +217,7 @@ class Pool:
 
     def add_embedding(self, name: str, embedding: TaskEmbedding) -> None:
         """Store or replace the embedding of an expert, whose other files stay as they are."""
+        ConfigError.check_kinds((TaskEmbedding, embedding))
         with self._store.writing():
             files = self._shelf.read(name)
             expert, content = self._shelf.expert(name, files), embedding.to_bytes()

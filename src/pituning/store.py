@@ -88,7 +88,8 @@ class Store:
         return cls(folder)
 
     def __contains__(self, name: str) -> bool:
-        return bool(NAME.fullmatch(name)) and os.path.lexists(entry_path(self.path, name))
+        valid = isinstance(name, str) and NAME.fullmatch(name)
+        return bool(valid) and os.path.lexists(entry_path(self.path, name))
 
     def look(self, name: str) -> tuple[dict[str, bytes], list[str]]:
         """Files, and what is wrong with them, whatever a writer does meanwhile."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from os import PathLike
 from pathlib import Path
 from string import Formatter
 
@@ -14,7 +15,7 @@ from pituning import metrics
 from pituning.datasets import read_dataset
 from pituning.decoding import Decoding
 from pituning.description import SPLITS, read_description
-from pituning.errors import TaskError
+from pituning.errors import ConfigError, TaskError
 from pituning.example import Example, content_hash
 from pituning.faults import image_faults, leaks, row_faults
 from pituning.few_shot import draw
@@ -351,6 +352,7 @@ def load_task(path: str | Path) -> Task:
         >>> task.candidates, task.metric, len(task.train)  # doctest: +SKIP
         (('negative', 'positive'), 'accuracy', 5000)
     """
+    ConfigError.check_kinds((str | PathLike, path))
     said = read_description(Path(path))
     unnamed = {word: split for word, split in SPLITS.items() if split not in said.splits}
     files = find_splits(said.folder, unnamed) | dict(said.splits)

@@ -43,12 +43,20 @@ def test_a_value_that_is_none_of_its_literal_is_named() -> None:
 
 PATHS = """
 from pathlib import Path
+import torch
+from torch import nn
 from transformers import BertConfig, BertModel
 from pituning import *
+from pituning.backbones import Causal, Matching
 from pituning.mini20 import mini_task
 
-backbone, task, pool = load_backbone("minilm"), mini_task("sst2"), Pool.create(Path(FOLDER) / "pool")
-small = BertConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8)
+backbone, pool = load_backbone("minilm"), Pool.create(Path(FOLDER) / "pool")
+task = mini_task("sst2").sample(shots=2, seed=0)
+size = BertConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8)
+small = BertModel(size)
+expert = train_expert(backbone, task, TrainConfig(epochs=0))
+point = embed(backbone, expert, task, FisherConfig(max_examples=2))
+linear, rows = nn.Linear(2, 1), torch.ones(1, 2)
 for kind, call in (
     ("Backbone", lambda: pi_tune("minilm", task, pool)),
     ("Task", lambda: pi_tune(backbone, "mini20/sst2", pool)),
@@ -65,7 +73,28 @@ for kind, call in (
     ("Expert", lambda: embed(backbone, task, "folder")),
     ("TrainConfig", lambda: PiConfig(train={"epochs": 1})),
     ("Sequence", lambda: backbone.predict(backbone.model, Example(text_a="A film"), task)),
-    ("", lambda: load_backbone(BertModel(small))),
+    ("Task", lambda: backbone.predict(backbone.model, [], "sst2")),
+    ("Module", lambda: backbone.predict(expert, [], task)),
+    ("", lambda: attach_expert(backbone.model, expert)),
+    ("", lambda: Mixture("minilm", [expert])),
+    ("TaskEmbedding", lambda: pool.add(expert, expert)),
+    ("TaskEmbedding", lambda: pool.add_embedding(expert.name, expert)),
+    ("Mapping", lambda: similarity(point, point)),
+    ("str or PathLike", lambda: load_task(None)),
+    ("str or PathLike", lambda: Expert.load(None)),
+    ("str or PathLike", lambda: Pool(None)),
+    ("str or PathLike", lambda: Pool.create(None)),
+    ("Real", lambda: Matching(small, backbone.tokenizer, name="x", scale="20")),
+    ("Integral", lambda: Mixture(backbone, [expert], space="delta").collapse(rank="4")),
+    ("", lambda: load_backbone(small)),
+    ("", lambda: Causal(small, None, name="x")),
+    ("", lambda: Matching(small, None, name="x")),
+    ("", lambda: Matching(small, backbone.tokenizer, name="x", pooling="max")),
+    ("", lambda: similarity(point.components, point.components, setting="papr")),
+    ("", lambda: diagonal_fisher(linear, [rows], lambda model, x: model(x)[0], method="hook")),
+    ("", lambda: diagonal_fisher(linear, [rows], lambda model, x: 0.5)),
+    ("", lambda: diagonal_fisher(linear, [rows], lambda model, x: model(x)[0].detach())),
+    ("", lambda: pool.get(3)),
 ):
     try:
         call()
@@ -74,16 +103,35 @@ for kind, call in (
 """
 
 
+FIXES = ("makes one.", "of an expert, `attach_expert(backbone, expert)` makes one.", "Put it into a list.")
+FIXES += ("Give the `components` of a task embedding.", "Give the path of a folder.", ", without quotes.")
+OTHERS = (
+    "an adapter's backbone must be a Backbone; given: BertModel. `load_backbone(name)` makes one, and ",
+    "an adapter's backbone must be a Backbone; given: str. `load_backbone(name)` makes one, and ",
+    "`load_backbone` takes a name or a folder; given: BertModel. Wrap it",
+    "a causal backbone is made of an AutoModelForCausalLM or AutoModelForImageTextToText; given: BertModel. ",
+    "x must have a tokenizer; given: None. Give it after the model",
+    "pooling is one of mean, cls; given: 'max'. Name one of them.",
+    "setting is one of default, paper; given: 'papr'. Did you mean 'paper'? Name one of them.",
+    "method is one of auto, hooks, loop; given: 'hook'. Did you mean 'hooks'? Name one of them.",
+    "nll must return one loss for each example of a batch, and a batch holds at least one; given: float. ",
+    "nll must return losses that depend on what is trainable; given: losses without a gradient. ",
+    "the expert must be in the pool; given: 3. ",
+)
+
+
 def test_a_path_or_a_name_for_what_lies_there_is_told(tmp_path: Path) -> None:
     """In a process of its own, without the checks of types that tests run under."""
     code = PATHS.replace("FOLDER", repr(str(tmp_path)))
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
-    *wrong, model = told.splitlines()
-    assert len(wrong) == 15
-    for kind, line in (line.split("|") for line in wrong):
+    lines = [line.split("|") for line in told.splitlines()]
+    kinds, others = [line for line in lines if line[0]], [line for kind, line in lines if not kind]
+    assert len(kinds) == 26
+    for kind, line in kinds:
         assert f"must be of type {kind}; given: " in line
-        assert line.endswith(("makes one.", "Put it into a list."))
-    assert "`load_backbone` takes a name or a folder; given: BertModel. Wrap it" in model
+        assert line.endswith(FIXES)
+    for line, start in zip(others, OTHERS, strict=True):
+        assert line.startswith(start)
 
 
 @pytest.mark.parametrize("k", ["3", 3.0, None, True])

@@ -123,7 +123,7 @@ class Backbone(ABC):
         self, model: nn.Module, examples: Sequence[Example], task: Task, *, batch_size: int = 32
     ) -> list[str]:
         """One answer an example: the likeliest candidate's name, or the generated text."""
-        ConfigError.check_kinds((Sequence, examples))
+        ConfigError.check_kinds((nn.Module, model), (Sequence, examples), (Task, task))
         ConfigError.check_kinds(*((Example, example) for example in examples))
         task.require_inputs(examples)
         answers = [""] * len(examples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal, final
 
 import torch
@@ -17,7 +18,7 @@ from pituning.backbones.base import (
     require_text,
 )
 from pituning.backbones.texts import encode, longest_input, require_words, text_or_pair
-from pituning.errors import BackboneError
+from pituning.errors import BackboneError, ConfigError
 from pituning.task import Example, Task
 
 Pooling = Literal["mean", "cls"]
@@ -49,6 +50,8 @@ class Matching(Backbone):
         scale: float = 20.0,
         max_length: int = 256,
     ) -> None:
+        ConfigError.check_choice(Pooling, pooling=pooling)
+        ConfigError.check_kinds((Real, scale))
         super().__init__(model, name=name)
         require_words(model, tokenizer, name)
         self.tokenizer, self.image_processor = tokenizer, image_processor

@@ -25,6 +25,9 @@ def require_words(model: Any, tokenizer: Any, name: str) -> None:
 
     transformers makes the first of a folder without a tokenizer's files.
     """
+    if not hasattr(tokenizer, "get_vocab"):
+        fix = "Give it after the model: `AutoTokenizer.from_pretrained(FOLDER)`."
+        raise BackboneError(f"{name} must have a tokenizer", f"{tokenizer!r:.60}", fix)
     special = {*tokenizer.all_special_ids}
     with suppress(NotImplementedError):  # of Mistral's own
         special |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}

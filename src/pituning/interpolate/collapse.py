@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pituning.card import UNKNOWN
-from pituning.errors import MixtureError
+from pituning.errors import ConfigError, MixtureError
 from pituning.expert import Expert, attach, library_versions, load_into, saved_tensors
 from pituning.interpolate.delta import low_rank, stacked_config
 
@@ -23,12 +24,14 @@ RESULTS = ("best_epoch", "validation_loss")  # of the target's own training; the
 @torch.no_grad()
 def collapse(mixture: Mixture, *, name: str, rank: int | None) -> Expert:
     """The expert of a mixture's present tensors; see `Mixture.collapse`."""
-    if rank is not None and (mixture.space == "parameters" or rank < 1):
-        raise MixtureError(
-            "a rank of at least 1 is chosen in delta space only",
-            f"rank={rank} in {mixture.space} space",
-            "Leave it out, and it is the experts' own, or in delta space the sum of theirs.",
-        )
+    if rank is not None:
+        ConfigError.check_kinds((Integral, rank))
+        if mixture.space == "parameters" or rank < 1:
+            raise MixtureError(
+                "a rank of at least 1 is chosen in delta space only",
+                f"rank={rank} in {mixture.space} space",
+                "Leave it out, and it is the experts' own, or in delta space the sum of theirs.",
+            )
     config = mixture.model.active_peft_config
     mixed = {slot.name: slot.value for slot in mixture.tensors.slots}
     trained = {n: p for n, p in mixture.model.named_parameters() if n in mixture.tensors.fixed or _head(n)}

@@ -18,6 +18,7 @@ from pituning.foundation import (
     Frozen,
     checkpoint_activations,
     recomputes_activations,
+    require_foundation,
     require_one_device,
     weights_of,
 )
@@ -75,6 +76,7 @@ class Mixture(nn.Module):
         super().__init__()
         ConfigError.check_kinds(*((Expert, expert) for expert in experts))
         self.backbone = Frozen(backbone) if isinstance(backbone, nn.Module) else backbone
+        require_foundation(self.backbone)
         require_one_device(self.backbone.model)
         self.experts = sorted(experts, key=lambda expert: expert.name)
         self.space: Space = space

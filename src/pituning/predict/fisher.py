@@ -102,6 +102,7 @@ def accumulate(
             (a dual encoder that reads the same candidates for every example). Batches laid out alike are then
             checked once.
     """
+    ConfigError.check_choice(Method, method=method)
     with evaluating(model):
         pass_ = _Pass(model, trainable(model), nll, split, fixed_rows)
         examples, failures, used = 0, 0, method
@@ -244,16 +245,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def one_each(losses: Tensor) -> Float[Tensor, " batch"]:
-    """The losses, if they are one number an example.
+def one_each(losses: object) -> Float[Tensor, " batch"]:
+    """The losses, if they are one number an example, with a gradient.
 
     Raises:
         ConfigError: otherwise.
     """
-    if losses.dim() != 1 or not len(losses):
+    if not isinstance(losses, Tensor) or losses.dim() != 1 or not len(losses):
         raise ConfigError(
             "nll must return one loss for each example of a batch, and a batch holds at least one",
-            f"shape {list(losses.shape)}",
+            f"shape {list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__,
             "Return the losses before they are averaged.",
+        )
+    if not losses.requires_grad:
+        raise ConfigError(
+            "nll must return losses that depend on what is trainable",
+            "losses without a gradient",
+            "Call the model outside `no_grad`, and do not detach them.",
         )
     return losses

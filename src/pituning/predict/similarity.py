@@ -62,6 +62,8 @@ def similarities(
     a: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]], *, setting: Setting = "default"
 ) -> Float[Tensor, " others"]:
     """`similarity` of one embedding with each of `others`, float64 [others], on the CPU."""
+    ConfigError.check_choice(Setting, setting=setting)
+    ConfigError.check_kinds(*((Mapping, embedding) for embedding in (a, *others)))
     _check_values(a)
     for other in others:
         _check_components(a, other)
