@@ -521,7 +521,9 @@ def test_a_run_goes_on_with_what_check_finds_fault_with_and_says_so(world: World
     compared = call(*made, "--methods", "base", "--seed", 0)
     for outcome in (tuned, trained, built, compared):
         assert outcome.code == 0, outcome
-        assert "leaky: test inputs must be in no other split; given: test row 1" in outcome.err
+        assert (
+            "\nwarning: leaky: test inputs must be in no other split; given: test row 1" in f"\n{outcome.err}"
+        )
         assert "must have text_a; given: test row 3: none" in outcome.err
     assert Pool(tmp_path / "two").get("leaky").card.recipe["seed"] == 3
 

@@ -32,11 +32,13 @@ def progress_wanted(as_json: bool) -> bool:
 
 
 class _Stderr(logging.Handler):
-    """A line each, above the progress bars."""
+    """A line each, above the progress bars; one that warns says so."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):  # a run does not end because nobody reads how far it is
-            tqdm.write(self.format(record), file=sys.stderr)
+            told = self.format(record)
+            told = f"warning: {told}" if record.levelno >= logging.WARNING else told
+            tqdm.write(told, file=sys.stderr)
             sys.stderr.flush()
 
 
