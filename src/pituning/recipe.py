@@ -67,6 +67,7 @@ def pi_tune(
     ConfigError.check_kinds((Backbone, backbone), (Task, task), (Pool, pool), (PiConfig, config))
     if expert is not None:
         ConfigError.check_kinds((Expert, expert))
+    backbone.check_smoothing(config.tune.label_smoothing)
     stages = Stages(workdir, resume, progress)
     prediction = predicted(backbone, task, pool, config, expert=expert, stages=stages)
     return interpolated(backbone, task, prediction, stages)

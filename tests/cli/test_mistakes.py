@@ -627,6 +627,17 @@ def test_a_place_that_cannot_be_written_is_found_before_anything_is_trained(
     refuse(outcome, "must be writable", "nothing was changed")
 
 
+@pytest.mark.parametrize("option", ["--label-smoothing", "--expert-label-smoothing"])
+def test_labels_that_cannot_be_smoothed_are_refused_before_anything_is_trained(
+    option: str, world: World, tmp_path: Path
+) -> None:
+    tuned = call(*tuning(world, tmp_path / "out", option, 0.1))
+    fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool)
+    for outcome in (tuned, call(*fixed, "--out", tmp_path / "results", "--methods", "pi", option, 0.1)):
+        refuse(outcome, "label smoothing needs an OFA backbone", "Leave label_smoothing out")
+        assert "training the task's own" not in outcome.err
+
+
 def test_looking_for_a_place_leaves_no_folder(world: World, tmp_path: Path) -> None:
     task = write_task(tmp_path / "task")
     options = ("--backbone", tmp_path / "none", "--pool", world.pool)

@@ -98,6 +98,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     backbone = given_backbone(options, recipe.model)
     for task in tasks:
         backbone.check(task)
+    for fitting in (configs[0].train, configs[0].tune):
+        backbone.check_smoothing(fitting.label_smoothing)
     contests = [Contest(backbone, task, pool, config, sources) for config in configs for task in tasks]
     for contest in contests:  # files of something else are found before anything is trained
         for name in methods:
