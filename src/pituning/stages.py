@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
+from pituning.checkpoint import CHECKPOINT
 from pituning.distributed import from_first, is_first
+
+log = logging.getLogger(__name__)
 
 
 @final
@@ -46,8 +50,10 @@ class Stages:
         self.after[name] = self.seconds
 
     def options(self, name: str) -> dict[str, Any]:
-        """The keyword arguments of `train_expert` and `tune` for a stage."""
+        """The keyword arguments of `train_expert` and `tune` for a stage that begins now."""
         folder = self.workdir / name if self.workdir else None
+        if folder and not self.resume and is_first() and (folder / CHECKPOINT).exists():
+            log.warning("the checkpoint in %s is overwritten; --resume would have gone on from it", folder)
         return {"workdir": folder, "resume": self.resume, "progress": self.progress}
 
     def once(self, name: str, key: str, choose: Callable[[], str]) -> str:

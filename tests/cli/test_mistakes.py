@@ -537,6 +537,20 @@ def test_infinite_loss_while_tuning_writes_no_adapter(world: World, tmp_path: Pa
     assert tree(world.root) == before
 
 
+def test_checkpoints_are_called_overwritten_only_when_they_are(world: World, tmp_path: Path) -> None:
+    fatal = tuning(world, tmp_path / "out", "--learning-rate", 1e30, "--warmup", 0)
+    assert "overwritten" not in call(*fatal).err
+    kept = tree(tmp_path)
+    for wrong in (("--backbone", "minilmm"), ("--expert-method", "lorra"), ("--expert-method", "ia3")):
+        outcome = call(*fatal, *wrong)
+        assert (outcome.code, "overwritten" in outcome.err, tree(tmp_path)) == (2, False, kept)
+    told = (
+        f"warning: the checkpoint in {tmp_path / '.out.work' / 'expert'} is overwritten; --resume would have"
+    )
+    assert told in call(*fatal).err
+    assert "overwritten" not in call(*fatal, "--resume").err
+
+
 def full_disk(monkeypatch: pytest.MonkeyPatch, method: str, file: str) -> None:
     whole = getattr(Path, method)
 

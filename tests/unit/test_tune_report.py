@@ -15,7 +15,7 @@ from PIL import Image
 
 from pituning import PiConfig, Pool, TrainConfig, TuneConfig, pi_tune
 from pituning.backbones import Backbone
-from pituning.cli.tune import as_text
+from pituning.cli.tune import as_text, describe
 from pituning.cli.tune_report import LETTERS, MEASURED, SHOWN, shown, tune_report
 from pituning.example import Example, first_by_hash
 from pituning.expert import attach_expert
@@ -159,6 +159,20 @@ def test_a_mixture_that_is_kept_though_behind_is_told(
     for mean, kept, expected in ((-0.1, "mixture", True), (-0.1, "expert", False), (0.1, "mixture", False)):
         judged = replace(result, kept=kept, lead=Lead(mean, 0.2, 6))
         assert (told in as_text(judged, Path("out"))) is expected
+
+
+def test_the_error_of_a_rank_cut_is_told_where_what_is_saved_was_cut(
+    tuned: Callable[[str], tuple[Backbone, Task, Pool, PiResult]],
+) -> None:
+    *_, result = tuned("t5")
+    card = replace(result.mixture.card, recipe={**result.mixture.card.recipe, "relative_error": 0.111})
+    cut = replace(result, mixture=replace(result.mixture, card=card))
+    for kept, error in (("mixture", 0.111), ("expert", None)):
+        judged = replace(cut, kept=kept)
+        assert ("relative error of the rank cut: 0.111" in as_text(judged, Path("out"))) is (
+            error is not None
+        )
+        assert describe(judged, CONFIG, Path("out"))["relative_error"] == error
 
 
 def test_what_decided_against_better_losses_is_the_score_of_what_is_written(

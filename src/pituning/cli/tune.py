@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import os
 import shlex
@@ -16,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pituning.checkpoint import CHECKPOINT
 from pituning.cli.backbones import add_backbone_options, given_backbone
 from pituning.cli.options import add_options, read_options
 from pituning.cli.recipes import Recipe, add_recipe_option, recipe_of
@@ -35,8 +33,6 @@ from pituning.recipe import pi_tune
 from pituning.report import report_page
 from pituning.result import PiResult
 from pituning.train import TrainConfig
-
-log = logging.getLogger(__name__)
 
 EXAMPLE = "pituning tune data/cr --backbone minilm --pool pool --out cr-pi --shots 16 -k 3"
 REPORT = "report.html"
@@ -100,8 +96,6 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise ConfigError("an expert that is given is not trained", given, "Leave these or --expert out.")
     look_over(task)
     with alone_in(workdir, wait=False) if is_first() else nullcontext():
-        if not options.resume and is_first() and any(workdir.glob(f"*/{CHECKPOINT}")):
-            log.warning("checkpoints in %s are overwritten; --resume would have gone on from them", workdir)
         backbone = given_backbone(options, recipe.model)
         result = pi_tune(
             backbone,
@@ -152,7 +146,7 @@ def describe(result: PiResult, config: PiConfig, out: Path) -> dict[str, Any]:
         "start": result.start,
         "weights": result.weights,
         "best_neighbor": result.best_neighbor,
-        "relative_error": result.mixture.card.recipe.get("relative_error"),
+        "relative_error": _cut(result),
         "scores": result.scores,
         "validation": {who: _finite(found) for who, found in result.validation.items()},
         "decided_by": result.decided_by,
@@ -164,6 +158,11 @@ def describe(result: PiResult, config: PiConfig, out: Path) -> dict[str, Any]:
         "expert_dir": str(out),
         "seconds": round(result.seconds, 1),
     }
+
+
+def _cut(result: PiResult) -> float | None:
+    """The relative error of the rank cut of what is saved; None where that was not cut."""
+    return result.mixture.card.recipe.get("relative_error") if result.kept == "mixture" else None
 
 
 def _finite(found: Mapping[str, float]) -> dict[str, float | None]:
@@ -191,8 +190,9 @@ def as_text(result: PiResult, out: Path) -> str:
         parts.append(f"{why} task's own expert was kept.")
     if result.lead:
         parts.append(f"decided by validation: {told_lead(result)}")
-    if "relative_error" in result.mixture.card.recipe:
-        parts.append(f"relative error of the rank cut: {result.mixture.card.recipe['relative_error']:.3f}")
+    cut = _cut(result)
+    if cut is not None:
+        parts.append(f"relative error of the rank cut: {cut:.3f}")
     parts += [f"not considered: {reason}" for reason in result.refused.values()]
     parts.append(f"saved: {out} ({result.seconds:.0f} s)")
     return "\n".join(parts)
