@@ -70,7 +70,7 @@ def repair(shelf: Shelf) -> list[str]:
 
 
 def _mend(shelf: Shelf, name: str) -> Iterator[str]:
-    """Repair one expert."""
+    """Repair one expert, unless it may not be read."""
     store, folder = shelf.store, shelf.path / name
     try:
         files, faults = read_folder(folder, store.entry(name))
@@ -80,6 +80,8 @@ def _mend(shelf: Shelf, name: str) -> Iterator[str]:
         damage = "; ".join(f"{file} {fault}" for file, fault in faults.items())
         expert = None if set(faults) - {EMBEDDING} else shelf.expert(name, files)
     except PituningError as error:
+        if isinstance(error.__cause__, PermissionError):  # it may be sound
+            raise
         damage, expert = error.given, None
     if expert is None:
         yield f"moved to {store.quarantine(entry_path(shelf.path, name), folder)}, for {damage}"

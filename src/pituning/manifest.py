@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pituning.errors import PoolError
-from pituning.safe_files import parse_json, read_file
+from pituning.safe_files import forbidden, parse_json, read_file
 
 MANIFEST = "pool.json"
 ENTRIES = ".manifest"
@@ -60,6 +60,8 @@ def parse_facts(content: bytes, where: object) -> dict[str, Any]:
 def _read_manifest(pool: Path) -> dict[str, Any]:
     try:
         content = read_file(pool / MANIFEST)
+    except PermissionError as error:
+        raise forbidden(PoolError, pool / MANIFEST) from error
     except (OSError, ValueError) as error:
         raise _no_manifest(pool, error) from error
     return parse_facts(content, pool)
@@ -109,6 +111,8 @@ def read_entry(pool: Path, name: str) -> dict[str, str]:
         return parse_entry(read_file(path))
     except FileNotFoundError:
         raise
+    except PermissionError as error:
+        raise forbidden(PoolError, path) from error
     except (OSError, ValueError) as error:
         raise PoolError(
             "an expert's entry in the manifest names its files and their SHA-256",
@@ -158,7 +162,11 @@ def file_hashes(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def read_folder(folder: Path, files: Mapping[str, str]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """An expert's files that are as its entry says, and file -> fault of the others."""
+    """An expert's files that are as its entry says, and file -> fault of the others.
+
+    Raises:
+        PoolError: one may not be read, and so may be sound.
+    """
     if folder.is_symlink():
         return {}, dict.fromkeys(files, "lies behind a link, which is never followed")
     content, faults = {}, {}
@@ -171,8 +179,8 @@ def read_folder(folder: Path, files: Mapping[str, str]) -> tuple[dict[str, bytes
                 faults[file] = "was altered or truncated"
         except (FileNotFoundError, NotADirectoryError):
             faults[file] = "is missing"
-        except PermissionError:
-            faults[file] = "must be readable"
+        except PermissionError as error:
+            raise forbidden(PoolError, folder / file) from error
         except (OSError, ValueError):
             link = (folder / file).is_symlink()
             faults[file] = "is a link, which is never followed" if link else "was altered or truncated"

@@ -15,6 +15,7 @@ from pituning.cells import ANSWERS, FIELDS, read_row
 from pituning.errors import TaskError
 from pituning.example import Example
 from pituning.faults import faults_by_kind
+from pituning.safe_files import forbidden
 from pituning.spelling import did_you_mean, did_you_mean_file
 
 TABLES = (".parquet", ".jsonl", ".csv", ".tsv")
@@ -121,6 +122,8 @@ def read_table(path: Path) -> Table:
         table = _READERS[path.suffix](path)
     except UnicodeDecodeError as fault:
         raise _broken(path, str(fault), "Save it as UTF-8.") from fault
+    except PermissionError as fault:
+        raise forbidden(TaskError, path) from fault
     except OSError as fault:
         raise _broken(path, str(fault)) from fault
     if not table.rows:

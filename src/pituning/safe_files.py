@@ -7,15 +7,20 @@ import json
 import math
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, BinaryIO, TypeVar, final
 
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
+
+from pituning.errors import PituningError
+
+Fault = TypeVar("Fault", bound=PituningError)
 
 # An adapter is small beside its model: that of rank 256 on every layer of a 70 B model has 7 GB.
 MOST_TENSOR_BYTES = 16 << 30
@@ -54,6 +59,12 @@ def read_file(path: Path, *, follow: bool = False, header: bool = True) -> bytes
         elif facts.st_size > MOST_JSON_BYTES:
             raise ValueError(f"it has {facts.st_size} bytes, more than {MOST_JSON_BYTES}")
         return file.read()
+
+
+def forbidden(kind: type[Fault], path: Path) -> Fault:
+    """The fault of a file that its permissions keep from being read: it is not damaged."""
+    fix = f"Permit it, as by `chmod u+r {shlex.quote(str(path))}`."
+    return kind("files must be readable", f"{path}, which may not be read", fix)
 
 
 def check_tensors(content: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import resource
@@ -610,6 +611,52 @@ def test_full_disk_leaves_no_half_report(
     full_disk(monkeypatch, "write_text", ".graph.html.new")
     refuse(call("graph", "--pool", world.pool, "--out", tmp_path / "graph.html"), "No space left")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "verbs"),
+    [
+        ("adapter_model.safetensors", ["eval", "check expert", "predict", "verify", "check pool", "repair"]),
+        ("a.json", ["predict", "verify", "repair"]),
+        ("pool.json", ["predict", "repair"]),
+        ("train.jsonl", ["check task", "predict"]),
+        ("task.json", ["check task"]),
+    ],
+)
+def test_what_may_not_be_read_is_not_called_damaged(
+    file: str, verbs: list[str], world: World, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = {
+        "eval": ("eval", world.task("a"), "--expert", pool / "a"),
+        "check expert": ("check", pool / "a"),
+        "check pool": ("check", pool),
+        "check task": ("check", world.task("a")),
+        "predict": ("predict", world.task("a"), "--pool", pool),
+        "verify": ("pool", "verify", pool),
+        "repair": ("pool", "verify", pool, "--repair"),
+    }
+    before = tree(pool)
+
+    def locked(opening: Callable[..., Any]) -> Callable[..., Any]:
+        def opened(path: Any, *rest: Any, **options: Any) -> Any:
+            if isinstance(path, str | Path) and Path(path).name == file:  # which root may read all the same
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return opening(path, *rest, **options)
+
+        return opened
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", locked(os.open))
+        patch.setattr(io, "open", locked(io.open))
+        outcomes = {verb: call(*commands[verb]) for verb in verbs}
+    for verb, outcome in outcomes.items():
+        told = outcome.out + outcome.err
+        assert outcome.code == 2, verb
+        assert "files must be readable" in told, verb
+        assert "chmod u+r" in told, verb
+        for wrong in ("--repair", "truncated", "Mend", "again"):
+            assert wrong not in told, (verb, told)
+    assert tree(pool) == before
 
 
 def test_file_that_cannot_be_opened_is_a_message(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pituning.errors import TaskError
 from pituning.example import Example
 from pituning.faults import faults_by_kind
 from pituning.readers import Table, read_split, read_table, require_file
+from pituning.safe_files import forbidden
 from pituning.spelling import did_you_mean
 
 R = TypeVar("R")
@@ -97,6 +98,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, line
+    except PermissionError as fault:
+        raise forbidden(TaskError, path) from fault
     except OSError as fault:
         raise TaskError("a .tsv file must be readable", f"{path} {fault}", "Check the file.") from fault
 
