@@ -134,8 +134,10 @@ def test_a_method_that_does_not_fit_says_why_and_stops_no_other(world: World, tm
     fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
     method = ("--expert-method", "ia3", "--space", "parameters")
     outcome = call(*fixed, *method, "--out", tmp_path / "out", "--seed", 0, "--methods", "fusion", "expert")
-    assert outcome.code == 0
-    assert "a comparison needs experts to mix with" in outcome.out
+    assert outcome.code == 2, "as of a build with a task that failed"
+    assert (outcome.out + outcome.err).count("a comparison needs experts to mix with") == 1
+    assert "AdapterFusion: outputs mixed at run time: a comparison needs experts to mix with" in outcome.out
+    assert "target seed 0 fusion: refused" in outcome.err
     assert "the target's own expert" in outcome.out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["target-expert-seed0.json"]
 
@@ -165,8 +167,9 @@ def test_what_needs_the_neighbours_data_takes_what_it_is_given(
 ) -> None:
     fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
     fixed += ("--out", tmp_path, "--seed", 0, "--json", "--methods", "expert", method)
-    refused = call(*fixed, "--data", world.task("a")).document["methods"][method]["refused"]
-    assert "this method needs the data that the neighbours were trained on" in refused[0]
+    refused = call(*fixed, "--data", world.task("a")).document
+    assert "this method needs the data that the neighbours were trained on" in refused["faults"][0]
+    assert refused["methods"][method]["refused"][0] in refused["faults"][0]
     document = call(*fixed, "--data", *(world.task(name) for name in "abc")).document
     assert document["methods"][method]["runs"] == 1
     other = call(*fixed, "--data", *(world.task(name) for name in "ab"))
