@@ -148,6 +148,18 @@ def test_a_picture_outside_the_folders_of_labels_is_told(tmp_path, stray):
         load_task(tmp_path)
 
 
+def test_a_label_without_a_picture_does_not_vanish(tmp_path):
+    for label in ("cat", "dog", "bird"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        (tmp_path / "train" / label / "1.png").write_bytes(CLASSES[0]["image"])
+    (tmp_path / "train" / ".cache").mkdir()
+    (tmp_path / "task.json").write_text('{"name": "t"}')
+    assert load_task(tmp_path).candidates == ("bird", "cat", "dog")
+    (tmp_path / "train" / "bird" / "1.png").unlink()
+    with pytest.raises(TaskError, match=r"of a label must hold pictures; given: none in bird of .*train"):
+        load_task(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["validation", "val", "valid", "dev"])
 def test_validation_is_found_by_every_usual_name(tmp_path, name):
     write_task(tmp_path, TEXTS)
