@@ -64,9 +64,9 @@ class _Parser(argparse.ArgumentParser):
         # Intermixed: `pool pull POOL --from WHERE EXPERT` has arguments on both sides of an option.
         options, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
-            names = re.findall(r"--[a-z-]+", self.format_help())
-            close = difflib.get_close_matches(unknown[0], names, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            names = re.findall(r"--([a-z-]+)", self.format_help())  # dashes make all names alike
+            close = difflib.get_close_matches(unknown[0].removeprefix("--"), names, n=1)
+            hint = f"; did you mean --{close[0]}?" if close else ""
             if (
                 not close
                 and unknown[0].startswith("--")

@@ -159,7 +159,8 @@ def _task_file(path: Path) -> Path:
         fix = f"{did_you_mean_file(path)}Check the path."
         if path.parts[:-1] == ("mini20",):
             fix = "In Python, the generated ones are `mini_task(NAME)` of `pituning.mini20`."
-        raise TaskError("a task must be an existing folder", f"{path}, which does not exist", fix)
+        given = f"{path}, which {'is none' if path.exists() else 'does not exist'}"
+        raise TaskError("a task must be an existing folder", given, fix)
     found = [path / name for name in _FILES if (path / name).is_file()]
     if len(found) != 1:
         raise TaskError(

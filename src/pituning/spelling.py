@@ -22,7 +22,9 @@ def did_you_mean(word: str, names: Iterable[str], *, cutoff: float = 0.6) -> str
 
 def did_you_mean_file(path: Path) -> str:
     """A sentence that proposes what lies in the folder of a path that is not there, or ""."""
-    return did_you_mean(path.name, [other.name for other in path.parent.glob("*")]) if path.name else ""
+    if not path.name or path.exists():
+        return ""
+    return did_you_mean(path.name, [other.name for other in path.parent.glob("*")])
 
 
 _NAMES_SHOWN = 20

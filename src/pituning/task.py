@@ -360,6 +360,8 @@ def load_task(path: str | Path) -> Task:
         fix = "Add train.csv, train.jsonl or train.parquet, or name the file: `splits: {train: FILE}`."
         near = sorted(file.name for file in said.folder.iterdir() if SPLITS.get(file.stem.lower()) == "train")
         given = f"no train file in {said.folder}" + (f", but {', '.join(near)}" if near else "")
+        if near and (small := near[0].lower()) != near[0]:
+            fix = f"Rename {near[0]} to {small}."
         raise TaskError("a task must have a train split", given, fix)
     if said.dataset is None:
         data = _read_splits(files, said.columns, said.labels or ())

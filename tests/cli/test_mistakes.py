@@ -272,7 +272,7 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     "unknown verb": (lambda w, t: ("tunes",), ("a verb is one of", "'tunes'", "Did you mean 'tune'?")),
     "unknown method": (
         lambda w, t: training(w, w.task(), t / "pool", "--method", "lorra"),
-        ("a method is one of lora", "'lorra'", "Choose one"),
+        ("a method is one of lora", "'lorra'", "Did you mean 'lora'?", "Choose one"),
     ),
     "missing method file": (
         lambda w, t: training(w, w.task(), t / "pool", "--method", t / "none.json"),
@@ -309,6 +309,14 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     "unknown option": (
         lambda w, t: tuning(w, t / "out", "--shot", "4"),
         ("given: --shot 4", "did you mean --shots? Run `pituning tune --help`"),
+    ),
+    "unknown option that is like no other": (
+        lambda w, t: tuning(w, t / "out", "--dry"),
+        ("given: --dry. Run `pituning tune --help`",),
+    ),
+    "unknown method of the own expert": (
+        lambda w, t: tuning(w, t / "out", "--expert-method", "lorra"),
+        ("a method is one of lora", "Did you mean 'lora'?"),
     ),
     "family is no option": (
         lambda w, t: training(w, w.task(), t / "pool", "--family", "causal"),

@@ -431,6 +431,7 @@ def test_the_carried_pool_can_be_looked_at() -> None:
     assert [entry["name"] for entry in listed] == sorted(NAMES)
     assert call("pool", "show", "mini20", "rte", "--json").document["task"] == "rte"
     assert call("pool", "verify", "mini20", "--json").document == {"faults": []}
+    assert call("check", "mini20").out == "mini20: pool without faults\n"
     for change in (("remove", "mini20", "rte"), ("verify", "mini20", "--repair")):
         refuse(call("pool", *change), "only a pool of one's own is written to", "the package carries")
 

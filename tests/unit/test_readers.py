@@ -306,6 +306,7 @@ def test_a_path_that_is_no_task_is_refused(tmp_path):
         (tmp_path / "sst", r"does not exist\. Did you mean 'sst2'"),
         (tmp_path / "sst2", "with neither"),
         (table, "folder or its task.yaml"),
+        ("/dev/null", r"which is none\. Check the path"),
         ("mini20/sst2", r"mini_task\(NAME\)"),
     ]
     for path, message in faults:
@@ -316,6 +317,14 @@ def test_a_path_that_is_no_task_is_refused(tmp_path):
 def test_a_task_without_training_data_is_refused(tmp_path):
     with pytest.raises(TaskError, match="no train file"):
         load_task(write_task(tmp_path, TEXTS, split="test"))
+
+
+@pytest.mark.parametrize("name", ["Train.CSV", "Train"])
+def test_training_data_in_upper_case_is_to_be_renamed(tmp_path, name):
+    write_task(tmp_path, TEXTS, split="test")
+    (tmp_path / name).mkdir() if name == "Train" else (tmp_path / name).write_text("text_a,label\nso,a\n")
+    with pytest.raises(TaskError, match=rf"but {name}\. Rename {name} to {name.lower()}\."):
+        load_task(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [10, 400, -8])

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pituning.cli.tasks import MINI, notes, task_named
+from pituning.cli.tasks import CARRIED, MINI, notes, pool_named, task_named
 from pituning.description import read_description
 from pituning.errors import ConfigError, PituningError
 from pituning.expert import Expert
@@ -23,7 +23,9 @@ EXAMPLE = "pituning check data/cr"
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument(
-        "path", metavar="PATH", help="a task (folder, or mini20/NAME), a pool or an expert folder"
+        "path",
+        metavar="PATH",
+        help="a task (folder, or mini20/NAME), a pool (folder, or mini20) or an expert folder",
     )
 
 
@@ -39,6 +41,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def _inspect(name: str) -> tuple[str, list[str], dict[str, Any]]:
     """What it is, its faults, and how a task was understood, where its user may see another mistake."""
     path = Path(name)
+    if name == CARRIED and not path.exists():
+        path = pool_named(name).path
     if not path.exists() and not name.startswith(MINI):
         fix = f"{did_you_mean_file(path)}Name a task, a pool or an expert folder, or mini20/NAME."
         raise ConfigError("what is checked must exist", name, fix)

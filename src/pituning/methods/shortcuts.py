@@ -20,6 +20,7 @@ from pituning.methods.bottleneck import BottleneckConfig
 from pituning.methods.kind import Kind, kind_of, takes_soft_prompt
 from pituning.methods.prefix import SelfAttentionPrefixConfig
 from pituning.methods.sites import Sites, sites_of
+from pituning.spelling import did_you_mean
 
 VIRTUAL_TOKENS = 20
 
@@ -70,7 +71,7 @@ def peft_config(name_or_file: str, model: nn.Module, *, heads: Sequence[str] = (
         raise ExpertError(
             must=f"a method is one of {', '.join(METHOD_NAMES)}, or a .json file",
             given=repr(name_or_file),
-            fix="Choose one of these names.",
+            fix=f"{did_you_mean(name_or_file, METHOD_NAMES)}Choose one of these names.",
         )
     _check_soft_prompt(config, model, name_or_file)
     config.task_type = TASK_TYPES[kind_of(model)]
