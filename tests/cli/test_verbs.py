@@ -511,6 +511,34 @@ def test_check_tells_texts_with_several_labels(tmp_path: Path) -> None:
     assert "training inputs with several labels, of which one at most is right: 1" in outcome.out
 
 
+def test_numbers_that_are_taken_as_classes_are_told(world: World, tmp_path: Path) -> None:
+    def told(name: str, labels: list[str]) -> Outcome:
+        task = write_task(tmp_path / name, labels=None)
+        for split in ("validation", "test"):
+            (task / f"{split}.jsonl").unlink()
+        write_rows(task / "train.jsonl", [{"text_a": f"w{i}", "label": one} for i, one in enumerate(labels)])
+        return call("check", task)
+
+    few, many = [f"{i / 10}" for i in range(60)], [f"{i / 10}" for i in range(30)] * 4
+    for name, labels, count in (
+        ("all", few, 60),
+        ("fractions", many, 30),
+        ("texts", [f"a{x}" for x in few], 60),
+    ):
+        outcome = told(name, labels)
+        expected = f"answers are taken as classes: {count} different labels on {len(labels)} examples"
+        assert (outcome.code, expected in outcome.out) == (0, True)
+    for name, labels in (
+        ("classes", [f"a{x}" for x in many]),
+        ("stars", ["1.0", "1.5", "2.0"]),
+        ("years", [f"{i}" for i in range(30)] * 4),
+    ):
+        assert "taken as classes" not in told(name, labels).out
+    shared = ("--backbone", world.backbone, "--pool", tmp_path / "pool", *SHORT)
+    trained = call("train", tmp_path / "all", *shared)
+    assert (trained.code, "warning: all: answers are taken as classes: 60" in trained.err) == (0, True)
+
+
 def test_a_run_goes_on_with_what_check_finds_fault_with_and_says_so(world: World, tmp_path: Path) -> None:
     task = write_task(tmp_path / "leaky")
     write_rows(task / "test.jsonl", [*read_rows(task / "train.jsonl")[:2], {"text_a": "  ", "label": "red"}])

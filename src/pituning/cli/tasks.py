@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ log = logging.getLogger(__name__)
 
 MINI = "mini20/"
 CARRIED = "mini20"  # the pool of their experts
+
+MANY = 20  # labels, below which no one wonders
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 def task_named(name: str) -> Task:
@@ -62,12 +66,25 @@ def look_over(task: Task) -> None:
 
 
 def notes(task: Task) -> Iterator[str]:
-    """What is no fault of the data, and yet harms: see `Task.repeated` and `Task.contradicted`."""
+    """What is no fault of the data, and yet harms: see `Task.repeated` and `Task.contradicted`.
+
+    And labels that seem to be numbers to be estimated, or free answers.
+    """
     if task.repeated:
         told = f"{task.repeated} of {len(task.validation)} validation examples are in training, too"
         yield f"{told}: without --shots, which leaves them out, they say nothing of what is new"
     if task.contradicted:
         yield f"training inputs with several labels, of which one at most is right: {task.contradicted}"
+    labels = {example.label for example in task.train if example.label and task.candidates}
+    if _seem_no_classes(labels, len(task.train)):
+        told = f"answers are taken as classes: {len(labels)} different labels on {len(task.train)} examples"
+        yield f"{told}; numbers are not estimated, and free answers need a `kind` such as text-generation"
+
+
+def _seem_no_classes(labels: set[str], examples: int) -> bool:
+    """Whether they are many, and hardly repeated or numbers with fractions."""
+    numbers = all(map(NUMBER.fullmatch, labels)) and any("." in label for label in labels)
+    return len(labels) > MANY and (numbers or 2 * len(labels) > examples)
 
 
 def members(name: str) -> list[str]:
