@@ -130,7 +130,9 @@ def test_results_know_a_methods_file_by_what_is_in_it(world: World, tmp_path: Pa
     assert call(*fixed, there).code == 2
 
 
-def test_a_method_that_does_not_fit_says_why_and_stops_no_other(world: World, tmp_path: Path) -> None:
+def test_a_method_that_does_not_fit_says_why_and_stops_no_other(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fixed = ("bench", world.task(), "--backbone", world.backbone, "--pool", world.pool, *FEW)
     method = ("--expert-method", "ia3", "--space", "parameters")
     outcome = call(*fixed, *method, "--out", tmp_path / "out", "--seed", 0, "--methods", "fusion", "expert")
@@ -140,6 +142,9 @@ def test_a_method_that_does_not_fit_says_why_and_stops_no_other(world: World, tm
     assert "target seed 0 fusion: refused" in outcome.err
     assert "the target's own expert" in outcome.out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["target-expert-seed0.json"]
+    monkeypatch.setattr("pituning.cli.bench.METHODS", {name: ALL[name] for name in ("fusion", "expert")})
+    every = call(*fixed, *method, "--out", tmp_path / "out", "--seed", 0)
+    assert (every.code, "AdapterFusion: outputs mixed" in every.out) == (0, True), "of all, some do not fit"
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ def test_svd_error_is_that_of_eckart_and_young(rank: int) -> None:
         lost, whole = lost + float(singular[rank:].square().sum()), whole + float(singular.square().sum())
     assert cut.card.recipe["relative_error"] == pytest.approx(math.sqrt(lost / whole), abs=1e-5)
     assert cut.config.r == min(rank, mixture.collapse().config.r)
+    whole_again = Mixture(frozen(), [cut], space="delta").collapse()
+    assert "relative_error" not in whole_again.card.recipe
     if rank >= 16:  # no update has a larger rank
         torch.testing.assert_close(outputs_of(cut), outputs(mixture), atol=1e-5, rtol=1e-5)
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pituning.interpolate.mixture import Mixture
 
 
-RESULTS = ("best_epoch", "validation_loss")  # of the target's own training; the mixture has others
+# What came of the target's own training, or of cutting it: the mixture has others.
+RESULTS = ("best_epoch", "validation_loss", "relative_error")
 
 
 @torch.no_grad()
