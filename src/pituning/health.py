@@ -9,10 +9,11 @@ from contextlib import nullcontext, suppress
 from filelock import FileLock, Timeout
 
 from pituning.agreement import Origin, disagreements
-from pituning.errors import PituningError, StaleEmbeddingError
+from pituning.errors import PituningError, PoolError, StaleEmbeddingError
 from pituning.manifest import MANIFEST, SCRATCH, entry_path, read_folder
 from pituning.places import LOCK
 from pituning.predict.embedding import EMBEDDING
+from pituning.safe_files import forbidden
 from pituning.shelf import Shelf
 from pituning.sketches import Records, joined, lacking, read_records, replace_records, stray_files
 from pituning.store import WORK
@@ -47,6 +48,7 @@ def verify(shelf: Shelf) -> list[str]:
 
 def repair(shelf: Shelf) -> list[str]:
     """See `Pool.repair`."""
+    _require_readable(shelf)
     store, done = shelf.store, []
     left = (shelf.path / SCRATCH).is_dir()
     with store.writing():
@@ -69,8 +71,19 @@ def repair(shelf: Shelf) -> list[str]:
     return done
 
 
+def _require_readable(shelf: Shelf) -> None:
+    """Raise PoolError before anything is changed where a file may not be read: it may be sound."""
+    for name in shelf:
+        for path in (entry_path(shelf.path, name), *(shelf.path / name).glob("*")):
+            try:
+                with path.open("rb") if path.is_file() else nullcontext():
+                    pass
+            except PermissionError as error:
+                raise forbidden(PoolError, path) from error
+
+
 def _mend(shelf: Shelf, name: str) -> Iterator[str]:
-    """Repair one expert, unless it may not be read."""
+    """Repair one expert."""
     store, folder = shelf.store, shelf.path / name
     try:
         files, faults = read_folder(folder, store.entry(name))

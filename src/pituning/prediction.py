@@ -144,12 +144,12 @@ def _require_mixable(own: Expert, target: Task, around: Neighborhood, space: Spa
     """Raise ExpertError where an expert like the target's own can be mixed with none of the pool's."""
     reasons = [*around.obstacles(own.renamed("the task's own"), target, space).values()]
     if reasons and all(reasons):
-        fix = "Name no method for it, to take the pool's; or mix plain LoRA experts with `--space delta`."
+        fix = "Leave a method or --expert that is given out; or mix plain LoRA experts with `--space delta`."
         if space == "delta":
-            fix = "Take LoRA for all (`--expert-method lora`); or leave `--space delta` out."
+            fix = "Take plain LoRA for all, or leave `--space delta` out."
         must = f"the task's own expert must be of a kind with the pool's, to be mixed in {space} space"
         told = [*dict.fromkeys(reasons)]
-        more = [f"so are {len(told) - 3} more"] if len(told) > 3 else []
+        more = [f"and {len(told) - 3} more reasons"] if len(told) > 3 else []
         raise ExpertError(must, "; ".join([*told[:3], *more]), fix)
 
 

@@ -16,7 +16,7 @@ from pituning.errors import TaskError
 from pituning.example import Example
 from pituning.faults import faults_by_kind
 from pituning.safe_files import forbidden
-from pituning.spelling import did_you_mean, did_you_mean_file, listed
+from pituning.spelling import did_you_mean, did_you_mean_file
 
 TABLES = (".parquet", ".jsonl", ".csv", ".tsv")
 IMAGES = ("image", "image_path", "file_name")
@@ -158,12 +158,6 @@ def _read_class_folders(folder: Path) -> tuple[Example, ...]:
         given = f"{len(elsewhere)} elsewhere, such as {elsewhere[0]}"
         must = f"a picture lies in the folder of its label, as {folder.name}/LABEL/picture.png"
         raise TaskError(must, given, "Move or remove what is elsewhere.")
-    labels = {file.parent.name for file in files}
-    folders = {one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")}
-    empty = sorted(folders - labels)
-    if files and empty:
-        given = f"none in {listed(empty)} of {folder}"
-        raise TaskError("the folder of a label must hold pictures", given, "Add some, or remove the folder.")
     examples = [Example(image=file.read_bytes(), label=file.parent.name) for file in files]
     pairs = zip(files, examples, strict=True)
     TaskError.collect([fault for file, one in pairs if (fault := _no_picture(file, one.image or b""))])
@@ -171,6 +165,14 @@ def _read_class_folders(folder: Path) -> tuple[Example, ...]:
         fix = "Lay it out as train/LABEL/picture.png, or add a metadata.csv with a file_name column."
         raise TaskError("an image folder must hold images", f"none in {folder}", fix)
     return tuple(examples)
+
+
+def empty_folders(path: Path) -> list[str]:
+    """The labels of a folder of pictures that have none."""
+    if not path.is_dir() or _tables(path, "metadata"):
+        return []
+    folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    return sorted(folder.name for folder in folders if not any(folder.iterdir()))
 
 
 def _no_picture(file: Path, content: bytes) -> TaskError | None:

@@ -53,7 +53,9 @@ class Stages:
         """The keyword arguments of `train_expert` and `tune` for a stage that begins now."""
         folder = self.workdir / name if self.workdir else None
         if folder and not self.resume and is_first() and (folder / CHECKPOINT).exists():
-            log.warning("the checkpoint in %s is overwritten; --resume would have gone on from it", folder)
+            log.warning(
+                "the checkpoint in %s is overwritten; `resume` goes on from one of the same run", folder
+            )
         return {"workdir": folder, "resume": self.resume, "progress": self.progress}
 
     def once(self, name: str, key: str, choose: Callable[[], str]) -> str:

@@ -30,7 +30,7 @@ from pituning.inferred import (
     misfit,
     text_of,
 )
-from pituning.readers import find_splits, names_of_labels, read_split
+from pituning.readers import TABLES, empty_folders, find_splits, names_of_labels, read_split
 from pituning.settings import alike, setting_faults
 from pituning.spelling import did_you_mean, listed
 
@@ -360,7 +360,7 @@ def load_task(path: str | Path) -> Task:
         fix = "Add train.csv, train.jsonl or train.parquet, or name the file: `splits: {train: FILE}`."
         near = sorted(file.name for file in said.folder.iterdir() if SPLITS.get(file.stem.lower()) == "train")
         given = f"no train file in {said.folder}" + (f", but {', '.join(near)}" if near else "")
-        if near and (small := near[0].lower()) != near[0]:
+        if near and (small := near[0].lower()) != near[0] and Path(small).suffix in ("", *TABLES):
             fix = f"Rename {near[0]} to {small}."
         raise TaskError("a task must have a train split", given, fix)
     if said.dataset is None:
@@ -368,6 +368,8 @@ def load_task(path: str | Path) -> Task:
     else:
         said, data = read_dataset(said, files)
     train = data["train"]
+    if said.labels is None and (empty := empty_folders(files["train"])):
+        log.warning("labels without a training picture are not known: %s", listed(empty))
     texts = infer_labels(train, said.kind) if said.labels is None else said.labels
     modality = said.modality or infer_modality(train)
     kind = said.kind or infer_kind(train, modality, bool(texts))

@@ -553,9 +553,7 @@ def test_checkpoints_are_called_overwritten_only_when_they_are(world: World, tmp
     for wrong in (("--backbone", "minilmm"), ("--expert-method", "lorra"), ("--expert-method", "ia3")):
         outcome = call(*fatal, *wrong)
         assert (outcome.code, "overwritten" in outcome.err, tree(tmp_path)) == (2, False, kept)
-    told = (
-        f"warning: the checkpoint in {tmp_path / '.out.work' / 'expert'} is overwritten; --resume would have"
-    )
+    told = f"warning: the checkpoint in {tmp_path / '.out.work' / 'expert'} is overwritten; `resume` goes on"
     assert told in call(*fatal).err
     assert "overwritten" not in call(*fatal, "--resume").err
 
@@ -665,6 +663,24 @@ def test_what_may_not_be_read_is_not_called_damaged(
         for wrong in ("--repair", "truncated", "Mend", "again"):
             assert wrong not in told, (verb, told)
     assert tree(pool) == before
+
+
+def test_repair_moves_nothing_where_a_file_may_not_be_read(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pool / "a" / "adapter_model.safetensors").write_bytes(b"damaged")
+    before, opening = tree(pool), io.open
+
+    def locked(path: Any, *rest: Any, **options: Any) -> Any:
+        if path == pool / "b" / "adapter_model.safetensors":  # which root may read all the same
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opening(path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", locked)
+        refuse(call("pool", "verify", pool, "--repair"), "files must be readable")
+    assert tree(pool) == before
+    assert "moved to" in call("pool", "verify", pool, "--repair").out
 
 
 def test_file_that_cannot_be_opened_is_a_message(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,7 +296,7 @@ def test_a_task_under_a_head_is_predicted_from_its_expert(
     found = call("predict", world.task("c"), "--pool", pool, "--shots", 3, "--json").document
     assert [neighbor["name"] for neighbor in found["neighbors"]] == ["a"]
     other = call("predict", world.task("c"), "--pool", pool, "--shots", 2)
-    assert (other.code, "on other shots: give those that it" in other.err) == (2, True)
+    assert (other.code, "on other shots: give its own --shots and --seed" in other.err) == (2, True)
     outcome = call("predict", world.task("b"), "--pool", pool)
     assert (outcome.code, outcome.out) == (2, "")
     assert "or on a model with a head, needs its own in the pool" in outcome.err

@@ -949,3 +949,9 @@ def test_a_model_of_another_family_is_refused(family: Callable[..., Backbone], k
         with pytest.raises(BackboneError, match=f"backbone is made of .*; given: {type(model).__name__}"):
             family(model, tiny.tokenizer(), name="mine")
         assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_decoder_that_cannot_generate_chooses_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.MAKERS["llama"]()[0]
+    monkeypatch.setattr(type(model), "can_generate", classmethod(lambda _: False))
+    assert Causal(model, tiny.tokenizer(), name="mine").family == "causal"

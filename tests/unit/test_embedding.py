@@ -232,7 +232,7 @@ def test_sampled_labels_need_candidates(backbone_of: Callable[[str], Backbone]) 
 def test_a_task_of_pictures_on_a_backbone_that_reads_texts_is_told(
     backbone: Backbone, expert: Expert, task: Task
 ) -> None:
-    with pytest.raises(BackboneError, match="text"):
+    with pytest.raises(BackboneError, match="reads text only"):
         embed(backbone, expert, dataclasses.replace(task, modality="image"))
 
 

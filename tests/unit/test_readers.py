@@ -148,7 +148,7 @@ def test_a_picture_outside_the_folders_of_labels_is_told(tmp_path, stray):
         load_task(tmp_path)
 
 
-def test_a_label_without_a_picture_does_not_vanish(tmp_path):
+def test_a_label_without_a_picture_does_not_vanish_unseen(tmp_path, caplog):
     for label in ("cat", "dog", "bird"):
         (tmp_path / "train" / label).mkdir(parents=True)
         (tmp_path / "train" / label / "1.png").write_bytes(CLASSES[0]["image"])
@@ -156,8 +156,13 @@ def test_a_label_without_a_picture_does_not_vanish(tmp_path):
     (tmp_path / "task.json").write_text('{"name": "t"}')
     assert load_task(tmp_path).candidates == ("bird", "cat", "dog")
     (tmp_path / "train" / "bird" / "1.png").unlink()
-    with pytest.raises(TaskError, match=r"of a label must hold pictures; given: none in bird of .*train"):
-        load_task(tmp_path)
+    assert not caplog.records
+    assert load_task(tmp_path).candidates == ("cat", "dog")
+    assert "labels without a training picture are not known: bird" in caplog.text
+    caplog.clear()
+    (tmp_path / "task.json").write_text('{"name": "t", "labels": ["bird", "cat", "dog"]}')
+    assert load_task(tmp_path).candidates == ("bird", "cat", "dog")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("name", ["validation", "val", "valid", "dev"])

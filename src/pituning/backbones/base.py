@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from pituning.decoding import Decoding
 from pituning.errors import BackboneError, ConfigError, TaskError
@@ -239,11 +240,11 @@ def is_prompt_learning(model: nn.Module) -> bool:
     return bool(config is not None and config.is_prompt_learning)
 
 
-def can_generate(model: nn.Module, *, encoder: bool) -> bool:
-    """Whether a model of transformers writes, with an encoder that reads for it or without."""
-    config = getattr(model, "config", None)
-    writes = bool(getattr(model, "can_generate", bool)())
-    return writes and bool(getattr(config, "is_encoder_decoder", False)) is encoder
+def writes(model: Any, *, encoder: bool) -> bool:
+    """Whether a model of transformers has a language model's head, with an encoder that reads or without."""
+    if not isinstance(model, PreTrainedModel) or bool(model.config.is_encoder_decoder) is not encoder:
+        return False
+    return model.can_generate() or model.get_output_embeddings() is not None
 
 
 def require_candidates(task: Task, family: str) -> None:

@@ -19,12 +19,12 @@ from pituning.backbones.base import (
     Backbone,
     Batch,
     answer_nll,
-    can_generate,
     few_at_once,
     is_prompt_learning,
     pad,
     require_text,
     search,
+    writes,
 )
 from pituning.backbones.texts import longest_input, require_words, tell_if_cut
 from pituning.task import Example, Task
@@ -87,7 +87,7 @@ class Causal(Backbone):
     @staticmethod
     def takes(model: nn.Module) -> bool:
         """It writes, without an encoder."""
-        return can_generate(model, encoder=False)
+        return writes(model, encoder=False)
 
     def check(self, task: Task) -> None:
         """Pictures need a processor that reads them."""

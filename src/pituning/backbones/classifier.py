@@ -46,8 +46,8 @@ class Classifier(Backbone):
     @staticmethod
     def takes(model: nn.Module) -> bool:
         """It has a Linear of one output a label."""
-        config: Any = getattr(model, "config", None)
-        return config is not None and _outputs(model, config.num_labels)
+        labels = getattr(getattr(model, "config", None), "num_labels", None)
+        return labels is not None and _outputs(model, labels)
 
     def check(self, task: Task) -> None:
         """Candidates are needed, in the modality of the encoder."""

@@ -13,12 +13,12 @@ from pituning.backbones.base import (
     Backbone,
     Batch,
     answer_nll,
-    can_generate,
     few_at_once,
     is_prompt_learning,
     pad,
     require_text,
     search,
+    writes,
 )
 from pituning.backbones.texts import encode, fitted, longest_input, require_words
 from pituning.task import Example, Task
@@ -40,7 +40,7 @@ class Seq2Seq(Backbone):
     @staticmethod
     def takes(model: nn.Module) -> bool:
         """It writes what follows from an encoder's states."""
-        return can_generate(model, encoder=True)
+        return writes(model, encoder=True)
 
     def check(self, task: Task) -> None:
         """Text in, text out; candidates are optional."""

@@ -116,7 +116,7 @@ def _embedded(
     if config.where == "expert" or backbone.head_modules(backbone.model):
         must = "a task that is embedded at an expert, or on a model with a head, needs its own in the pool"
         given = f"none of {few.name!r} that was embedded {config.manner} on these examples"
-        raise PoolError(must, given, _expert_first(few.name, around, config, options))
+        raise PoolError(must, given, _expert_first(few, around, config, options))
     around.check_manner(config)
     untrained = TrainConfig(epochs=0, init_seed=pool.init_seed)
     own = train_expert(
@@ -129,17 +129,17 @@ def _embedded(
     return own, embed(backbone, own, few, config, progress=progress_wanted(options.json))
 
 
-def _expert_first(name: str, around: Neighborhood, config: FisherConfig, options: argparse.Namespace) -> str:
+def _expert_first(few: Task, around: Neighborhood, config: FisherConfig, options: argparse.Namespace) -> str:
     """What to do where a task can be embedded with an expert of its own alone."""
-    there = name in around.experts
+    own = around.experts.get(few.name)
     option = "setting paper" if config.setting == "paper" else "at expert"
-    place = f" --{'' if there else 'fisher-'}{option}" if config.where == "expert" else ""
+    place = f" --{'' if own else 'fisher-'}{option}" if config.where == "expert" else ""
     shots = "" if options.shots is None else f" --shots {options.shots}"
-    verb = f"pituning {'embed' if there else 'train'} {options.task} --pool {options.pool}{shots}{place}"
-    if there:
-        return (
-            "It was embedded in another way, or on other shots: give those that it was trained on, or "
-            f"`--name {name}` to take it as it is, or run `{verb}`; other experts are compared where they "
-            "are embedded alike."
-        )
-    return f"Run `{verb} ...` first."
+    verb = f"pituning {'embed' if own else 'train'} {options.task} --pool {options.pool}{shots}{place}"
+    if own is None:
+        return f"Run `{verb} ...` first."
+    as_it_is = f"pass `--name {few.name}` to take it as it is"
+    if own.card.data != few.fingerprint:
+        return f"It was trained on other shots: give its own --shots and --seed, or {as_it_is}."
+    alike = "other experts are compared where they are embedded alike"
+    return f"It was embedded in another way: run `{verb}`, or {as_it_is}; {alike}."

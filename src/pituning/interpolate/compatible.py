@@ -109,7 +109,7 @@ def _unpaired(expert: Expert) -> str:
     ranks = defaultdict[str, list[torch.Size]](list)
     for name, tensor in expert.tensors.items():
         for factor, dimension in ((".lora_A.", 0), (".lora_B.", 1)):
-            if factor in name:
+            if factor in name and name.endswith(".weight") and tensor.dim() < 3:  # no bias, no convolution
                 ranks[name.replace(factor, ".")].append(tensor.shape[dimension : dimension + 1])
     return next((module for module, found in ranks.items() if len(found) != 2 or found[0] != found[1]), "")
 

@@ -65,8 +65,8 @@ class Neighborhood(ABC):
     def typical(self, backbone: Foundation, space: Space = "parameters") -> Expert | None:
         """An expert of the initialisation that most share, among those of this backbone; None of no expert.
 
-        Where none tells its initialisation, it has the method and rank of most. In delta space it is one that
-        can be mixed there, and None where none can.
+        Where none tells its initialisation, it has the method and rank of most that are looked at (of a big
+        pool, one of each start). In delta space it is one that can be mixed there, and None where none can.
 
         Raises:
             PoolError: if every expert was trained on another backbone.
