@@ -27,7 +27,8 @@ def require_words(model: Any, tokenizer: Any, name: str) -> None:
     """
     if not hasattr(tokenizer, "get_vocab"):
         fix = "Give it after the model: `AutoTokenizer.from_pretrained(FOLDER)`."
-        raise BackboneError(f"{name} must have a tokenizer", type(tokenizer).__name__, fix)
+        given = f"{' '.join(repr(tokenizer).split()):.60}"  # a processor's takes several lines
+        raise BackboneError(f"{name} must have a tokenizer", given, fix)
     special = {*tokenizer.all_special_ids}
     with suppress(NotImplementedError):  # of Mistral's own
         special |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
