@@ -7,7 +7,7 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pituning.spelling import did_you_mean
+from pituning.spelling import brief, did_you_mean
 
 
 class PituningError(ValueError):
@@ -104,7 +104,7 @@ class ConfigError(PituningError):
         for kind, value in pairs:
             if not isinstance(value, kind):
                 name = " or ".join(one.__name__ for one in get_args(kind) or (kind,))
-                given = f"{' '.join(repr(value).split()):.60}, a {type(value).__name__}"
+                given = f"{brief(value)}, a {type(value).__name__}"
                 raise cls(f"what stands here must be of type {name}", given, _MADE_BY.get(name, _MADE))
 
     @classmethod

@@ -76,8 +76,8 @@ def _require_readable(shelf: Shelf) -> None:
     for name in shelf:
         for path in (entry_path(shelf.path, name), *(shelf.path / name).glob("*")):
             try:
-                with path.open("rb") if path.is_file() else nullcontext():
-                    pass
+                if path.is_file():
+                    path.open("rb").close()
             except PermissionError as error:
                 raise forbidden(PoolError, path) from error
 

@@ -27,6 +27,16 @@ def did_you_mean_file(path: Path) -> str:
     return did_you_mean(path.name, [other.name for other in path.parent.glob("*")])
 
 
+def brief(value: object) -> str:
+    """The beginning of how a value is written, on one line.
+
+    Example:
+        >>> brief([1, 2])
+        '[1, 2]'
+    """
+    return " ".join(repr(value).split())[:60]
+
+
 _NAMES_SHOWN = 20
 
 

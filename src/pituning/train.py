@@ -35,6 +35,7 @@ from pituning.foundation import checkpoint_activations, dtype_name
 from pituning.methods import METHOD_NAMES, peft_config
 from pituning.metrics import mean_iou
 from pituning.parts import BatchLosses
+from pituning.spelling import brief
 from pituning.task import Example, Task
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class TrainConfig(FitConfig):
         if self.method is not None and not isinstance(self.method, str):
             raise ConfigError(
                 "method must be a name, or the path of an adapter_config.json as a text",
-                f"{self.method!r:.60}, a {type(self.method).__name__}",
+                f"{brief(self.method)}, a {type(self.method).__name__}",
                 "Save a configuration with its `save_pretrained(FOLDER)`, and give that file in FOLDER.",
             )
         if self.max_examples is not None and self.max_examples < 1:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pituning.errors import BackboneError
+from pituning.spelling import brief
 from pituning.task import Example, Task
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,7 @@ def require_words(model: Any, tokenizer: Any, name: str) -> None:
     """
     if not hasattr(tokenizer, "get_vocab"):
         fix = "Give it after the model: `AutoTokenizer.from_pretrained(FOLDER)`."
-        given = f"{' '.join(repr(tokenizer).split()):.60}"  # a processor's takes several lines
-        raise BackboneError(f"{name} must have a tokenizer", given, fix)
+        raise BackboneError(f"{name} must have a tokenizer", brief(tokenizer), fix)
     special = {*tokenizer.all_special_ids}
     with suppress(NotImplementedError):  # of Mistral's own
         special |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
