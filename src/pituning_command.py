@@ -65,7 +65,7 @@ class _Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
             names = re.findall(r"--([a-z-]+)", self.format_help())  # dashes make all names alike
-            close = difflib.get_close_matches(unknown[0].removeprefix("--"), names, n=1)
+            close = difflib.get_close_matches(unknown[0].removeprefix("--").partition("=")[0], names, n=1)
             hint = f"; did you mean --{close[0]}?" if close else ""
             if (
                 not close

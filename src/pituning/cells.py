@@ -13,6 +13,7 @@ from typing import Any
 
 from pituning.errors import TaskError
 from pituning.example import Example
+from pituning.safe_files import forbidden
 
 INPUTS = ("text_a", "text_b", "image", "image_path", "file_name")
 ANSWERS = ("label", "references", "bbox")
@@ -49,10 +50,12 @@ def read_image_file(folder: Path, file: str) -> bytes:
     """The bytes of an image file whose path starts at `folder`.
 
     Raises:
-        TaskError: there is no such file.
+        TaskError: there is no such file, or it may not be read.
     """
     try:
         return (folder / file).read_bytes()
+    except PermissionError as fault:
+        raise forbidden(TaskError, folder / file) from fault
     except OSError as fault:
         raise TaskError(
             "a path to an image must lead, from its table, to a file",

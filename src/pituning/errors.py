@@ -119,7 +119,9 @@ class ConfigError(PituningError):
             if value is None and NoneType in kinds:
                 continue
             whole = int in kinds
-            if bool in kinds and not isinstance(value, bool):
+            if bool in kinds and type(value).__name__ in ("bool", "bool_"):  # NumPy's, too
+                object.__setattr__(config, name, bool(value))
+            elif bool in kinds:
                 fix = "Write one of them, without quotes."
                 faults.append(cls(f"{name} must be True or False", repr(value), fix))
             if not (whole or float in kinds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -74,12 +75,14 @@ def repair(shelf: Shelf) -> list[str]:
 def _require_readable(shelf: Shelf) -> None:
     """Raise PoolError before anything is changed where a file may not be read: it may be sound."""
     for name in shelf:
-        for path in (entry_path(shelf.path, name), *(shelf.path / name).glob("*")):
-            try:
-                if path.is_file():
+        folder = shelf.path / name
+        whole = folder.is_dir() and not folder.is_symlink()  # glob would pass over a folder that is locked
+        try:
+            for path in (entry_path(shelf.path, name), *(folder.iterdir() if whole else ())):
+                if path.is_file() and not path.is_symlink():
                     path.open("rb").close()
-            except PermissionError as error:
-                raise forbidden(PoolError, path) from error
+        except PermissionError as error:
+            raise forbidden(PoolError, Path(error.filename)) from error
 
 
 def _mend(shelf: Shelf, name: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pituning.cells import ANSWERS, FIELDS, read_row
+from pituning.cells import ANSWERS, FIELDS, read_image_file, read_row
 from pituning.errors import TaskError
 from pituning.example import Example
 from pituning.faults import faults_by_kind
@@ -145,26 +145,23 @@ def _image_folders(folder: Path, name: str) -> list[Path]:
 
 
 def _read_class_folders(folder: Path) -> tuple[Example, ...]:
-    files = [
-        file
-        for label in sorted(folder.iterdir())
-        if label.is_dir()
-        for file in sorted(label.iterdir())
-        if file.suffix.lower() in PICTURES
-    ]
+    files = [file for label in sorted(folder.iterdir()) if label.is_dir() for file in _pictures_in(label)]
     all_files = {file for file in folder.rglob("*") if file.suffix.lower() in PICTURES and file.is_file()}
     elsewhere = sorted(all_files.difference(files))
     if elsewhere:
         given = f"{len(elsewhere)} elsewhere, such as {elsewhere[0]}"
         must = f"a picture lies in the folder of its label, as {folder.name}/LABEL/picture.png"
         raise TaskError(must, given, "Move or remove what is elsewhere.")
-    examples = [Example(image=file.read_bytes(), label=file.parent.name) for file in files]
-    pairs = zip(files, examples, strict=True)
-    TaskError.collect([fault for file, one in pairs if (fault := _no_picture(file, one.image or b""))])
-    if not examples:
+    contents = {file: read_image_file(file.parent, file.name) for file in files}
+    TaskError.collect([fault for pair in contents.items() if (fault := _no_picture(*pair))])
+    if not contents:
         fix = "Lay it out as train/LABEL/picture.png, or add a metadata.csv with a file_name column."
         raise TaskError("an image folder must hold images", f"none in {folder}", fix)
-    return tuple(examples)
+    return tuple(Example(image=content, label=file.parent.name) for file, content in contents.items())
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
 
 
 def empty_folders(path: Path) -> list[str]:
@@ -172,7 +169,7 @@ def empty_folders(path: Path) -> list[str]:
     if not path.is_dir() or _tables(path, "metadata"):
         return []
     folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    return sorted(folder.name for folder in folders if not any(folder.iterdir()))
+    return sorted(folder.name for folder in folders if not _pictures_in(folder))
 
 
 def _no_picture(file: Path, content: bytes) -> TaskError | None:

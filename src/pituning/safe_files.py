@@ -63,7 +63,7 @@ def read_file(path: Path, *, follow: bool = False, header: bool = True) -> bytes
 
 def forbidden(kind: type[Fault], path: Path) -> Fault:
     """The fault of a file that its permissions keep from being read: it is not damaged."""
-    fix = f"Its owner can permit it (`chmod u+r {shlex.quote(str(path))}`); the folders above it count, too."
+    fix = f"Its owner can permit it (`chmod u+rX {shlex.quote(str(path))}`); the folders above it count, too."
     return kind("files must be readable", f"{path}, which may not be read", fix)
 
 

@@ -207,7 +207,7 @@ class Store:
         What fails here, on a full disk, is left to the next writer: the pool reads the same before and after.
         """
         scratch = self.path / SCRATCH
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, PoolError):
             for path in [*scratch.iterdir()] if scratch.is_dir() else []:
                 name = path.name.removeprefix(".removed-")
                 if name != path.name and name not in self and os.path.lexists(self.path / name):

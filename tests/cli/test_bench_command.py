@@ -138,7 +138,8 @@ def test_a_method_that_does_not_fit_says_why_and_stops_no_other(
     outcome = call(*fixed, *method, "--out", tmp_path / "out", "--seed", 0, "--methods", "fusion", "expert")
     assert outcome.code == 2, "as of a build with a task that failed"
     assert (outcome.out + outcome.err).count("a comparison needs experts to mix with") == 1
-    assert "AdapterFusion: outputs mixed at run time: a comparison needs experts to mix with" in outcome.out
+    told = "AdapterFusion: outputs mixed at run time, target: a comparison needs experts to mix with"
+    assert told in outcome.out
     assert "target seed 0 fusion: refused" in outcome.err
     assert "the target's own expert" in outcome.out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["target-expert-seed0.json"]

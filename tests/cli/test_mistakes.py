@@ -310,6 +310,10 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
         lambda w, t: tuning(w, t / "out", "--shot", "4"),
         ("given: --shot 4", "did you mean --shots? Run `pituning tune --help`"),
     ),
+    "unknown option with its value": (
+        lambda w, t: tuning(w, t / "out", "--bakbone=ofa-mini"),
+        ("given: --bakbone=ofa-mini", "did you mean --backbone?"),
+    ),
     "unknown option that is like no other": (
         lambda w, t: tuning(w, t / "out", "--dry"),
         ("given: --dry. Run `pituning tune --help`",),
@@ -427,7 +431,7 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     ),
     "an expert that is embedded otherwise": (
         lambda w, t: ("predict", w.task("a"), "--pool", w.pool, "--setting", "paper"),
-        ("needs its own in the pool", "embedded in another way", "--setting paper`"),
+        ("needs its own in the pool", "embedded in another way", "--setting paper`, or leave --setting out"),
     ),
     "labels that no expert of the pool was embedded with": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--labels", "sampled"),
@@ -665,19 +669,21 @@ def test_what_may_not_be_read_is_not_called_damaged(
     assert tree(pool) == before
 
 
+@pytest.mark.parametrize("way", ["open", "listdir"])
 def test_repair_moves_nothing_where_a_file_may_not_be_read(
-    pool: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (pool / "a" / "adapter_model.safetensors").write_bytes(b"damaged")
-    before, opening = tree(pool), io.open
+    module, kept = (io, "b/adapter_model.safetensors") if way == "open" else (os, "b")
+    before, opening = tree(pool), getattr(module, way)
 
     def locked(path: Any, *rest: Any, **options: Any) -> Any:
-        if path == pool / "b" / "adapter_model.safetensors":  # which root may read all the same
+        if Path(path) == pool / kept:  # which root may read all the same
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return opening(path, *rest, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(io, "open", locked)
+        patch.setattr(module, way, locked)
         refuse(call("pool", "verify", pool, "--repair"), "files must be readable")
     assert tree(pool) == before
     assert "moved to" in call("pool", "verify", pool, "--repair").out

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AddedToken,
+    BertForMaskedLM,
     CLIPForImageClassification,
     GPT2Config,
     GPT2LMHeadModel,
@@ -949,6 +950,30 @@ def test_a_model_of_another_family_is_refused(family: Callable[..., Backbone], k
         with pytest.raises(BackboneError, match=f"backbone is made of .*; given: {type(model).__name__}"):
             family(model, tiny.tokenizer(), name="mine")
         assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_decoder_of_ones_own_is_taken_and_one_that_sees_its_answer_or_is_compiled_is_not() -> None:
+    class Mine(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.inner, self.config = model, model.config
+
+        def forward(self, **inputs: Any) -> Any:
+            return self.inner(**inputs)
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.inner.get_input_embeddings()
+
+    model, task = tiny.MAKERS["llama"]()[0], tiny.text_task()
+    mine = Causal(Mine(model), tiny.tokenizer(), name="mine")
+    plain = Causal(model, tiny.tokenizer(), name="plain")
+    found, expected = (b.log_likelihoods(b.model, task.train[:2], task) for b in (mine, plain))
+    assert torch.equal(found, expected)
+    with pytest.raises(BackboneError, match=r"plain one; given: what torch\.compile returned"):
+        Causal(torch.compile(model, backend="eager"), tiny.tokenizer(), name="compiled")
+    masked = BertForMaskedLM(tiny.MAKERS["bert"]()[0].config)
+    with pytest.raises(BackboneError, match="given: BertForMaskedLM"):
+        Causal(masked, tiny.tokenizer(), name="masked")
 
 
 def test_a_decoder_that_cannot_generate_chooses_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

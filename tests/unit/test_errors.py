@@ -175,6 +175,13 @@ def test_every_configuration_checks_its_switches(make: Callable[[], object]) -> 
         make()
 
 
+def test_numpys_switch_becomes_pythons() -> None:
+    config = PiConfig()
+    object.__setattr__(config, "freeze_experts", np.bool_(True))  # as without the checks of tests' types
+    config.__post_init__()
+    assert config.freeze_experts is True
+
+
 @pytest.mark.parametrize("method", [LoraConfig(), Path("adapter_config.json")])
 def test_a_method_is_a_name_or_a_path_as_text(method: object) -> None:
     with pytest.raises(ConfigError, match=r"method must be a name, or the path.*save_pretrained"):

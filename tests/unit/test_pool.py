@@ -507,6 +507,35 @@ def test_expert_that_does_not_belong_is_found_and_left(
     assert snapshot(pool.path) == before
 
 
+def test_a_file_that_may_not_be_read_keeps_nobody_from_writing(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pool.path / "a", pool.path / ".scratch" / "a")  # of a killed writer
+
+    def locked(folder: Path, entry: object) -> None:
+        raise PoolError("files must be readable", str(folder), "")
+
+    monkeypatch.setattr("pituning.store.read_folder", locked)
+    pool.add(tiny("c"))
+    monkeypatch.undo()
+    assert same_tensors(pool.get("a"), tiny("a"))
+    assert same_tensors(pool.get("c"), tiny("c"))
+
+
+def test_repair_moves_a_link_whose_end_may_not_be_read(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, opening = pool.path / "a" / FILES[2], Path.open
+    file.unlink()
+    file.symlink_to("../b/expert.json")
+
+    def locked(path: Path, *rest: Any, **options: Any) -> Any:
+        if path == file:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opening(path, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", locked)
+    assert pool.repair()[0].startswith("a: moved to .quarantine/a-1, for expert.json is a link")
+
+
 def test_checkpoints_of_a_run_that_goes_on_are_no_fault(pool: Pool) -> None:
     work = pool.path / ".work-a"
     work.mkdir()

@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import pickle
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -157,12 +158,29 @@ def test_a_label_without_a_picture_does_not_vanish_unseen(tmp_path, caplog):
     assert load_task(tmp_path).candidates == ("bird", "cat", "dog")
     (tmp_path / "train" / "bird" / "1.png").unlink()
     assert not caplog.records
+    (tmp_path / "train" / "bird" / "1.heic").touch()
     assert load_task(tmp_path).candidates == ("cat", "dog")
     assert "labels without a training picture are not known: bird" in caplog.text
     caplog.clear()
     (tmp_path / "task.json").write_text('{"name": "t", "labels": ["bird", "cat", "dog"]}')
     assert load_task(tmp_path).candidates == ("bird", "cat", "dog")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_picture_that_may_not_be_read_is_told_as_that(tmp_path, monkeypatch, table):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "1.png").write_bytes(CLASSES[0]["image"])
+    (tmp_path / "task.json").write_text('{"name": "t"}')
+    if table:
+        (tmp_path / "train.csv").write_text("file_name,label\ntrain/cat/1.png,cat\n")
+
+    def locked(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", locked)
+    with pytest.raises(TaskError, match=r"files must be readable; given: .*1\.png, which may not be read"):
+        load_task(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["validation", "val", "valid", "dev"])

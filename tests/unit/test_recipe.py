@@ -629,6 +629,9 @@ def test_the_targets_expert_takes_the_pools_configuration_and_not_a_strangers(
     assert ExactNeighborhood({"far": far, "text0": own}, embedded).typical(backbone) is own
 
 
+WIDER = {"e": ["query", "value"], "f": ["value", "query"], "g": {"query", "value"}}
+
+
 def test_in_delta_space_the_targets_expert_is_made_as_most_that_can_be_mixed_there(
     backbone: Backbone, pool: Pool
 ) -> None:
@@ -645,6 +648,11 @@ def test_in_delta_space_the_targets_expert_is_made_as_most_that_can_be_mixed_the
     plain = {name: elsewhere(name, r=rank) for name, rank in (("c", 4), ("d", 8), ("e", 8))}
     assert ExactNeighborhood({**odd, **plain}, {}).typical(backbone, "delta") is plain["d"]
     assert ExactNeighborhood(odd, {}).typical(backbone, "delta") is None
+    small = {name: elsewhere(name, r=2) for name in ("y", "z")}
+    assert ExactNeighborhood({"text0": own, **small}, {}).typical(backbone, "delta") is small["y"]
+    few = {name: elsewhere(name, target_modules=["query"]) for name in ("c", "d")}
+    most = {name: elsewhere(name, target_modules=modules) for name, modules in WIDER.items()}
+    assert ExactNeighborhood({**few, **most}, {}).typical(backbone, "delta") is most["e"]
 
 
 def test_a_run_has_one_seed() -> None:

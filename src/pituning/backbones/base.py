@@ -47,6 +47,9 @@ class Backbone(ABC):
     def __init__(self, model: nn.Module, *, name: str) -> None:
         ConfigError.check_kinds((nn.Module, model))
         require_bare(model)
+        if hasattr(model, "_orig_mod"):  # an adapter's tensors would have names that the plain model lacks
+            fix = "Give the model that was compiled; the copies that are trained run as it does."
+            raise BackboneError("a backbone's model must be a plain one", "what torch.compile returned", fix)
         if not self.takes(model):
             must = f"a {self.family} backbone is made of {self.made_of}"
             fix = "Load the model with that class, or wrap it in another family's."
@@ -241,10 +244,17 @@ def is_prompt_learning(model: nn.Module) -> bool:
 
 
 def writes(model: Any, *, encoder: bool) -> bool:
-    """Whether a model of transformers has a language model's head, with an encoder that reads or without."""
-    if not isinstance(model, PreTrainedModel) or bool(model.config.is_encoder_decoder) is not encoder:
+    """Whether a model has a language model's head, with an encoder that reads or without.
+
+    One that is not of transformers (one's own, or a wrapper) is taken at its configuration's word.
+    """
+    config = getattr(model, "config", None)
+    if config is None or bool(getattr(config, "is_encoder_decoder", False)) is not encoder:
         return False
-    return model.can_generate() or model.get_output_embeddings() is not None
+    if not isinstance(model, PreTrainedModel) or model.can_generate():
+        return True
+    masked = "MaskedLM" in type(model).__name__  # sees the word that it is asked for
+    return not masked and model.get_output_embeddings() is not None
 
 
 def require_candidates(task: Task, family: str) -> None:

@@ -113,8 +113,9 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         must = "a method must fit the backbone, the task and the pool"
         raise ConfigError(must, "none does", "\n".join(dict.fromkeys(run["refused"] for run in runs)))
     found = summary(runs)
-    refused = {METHODS[name].title: dict.fromkeys(one.get("refused", ())) for name, one in found.items()}
-    faults = [f"{title}: {reason}" for title, reasons in refused.items() for reason in reasons]
+    refused = [run for run in runs if "refused" in run]
+    faults = [f"{METHODS[run['method']].title}, {run['task']}: {run['refused']}" for run in refused]
+    faults = list(dict.fromkeys(faults))  # of all seeds
     document = {"out": str(out), "methods": found}
     if faults and options.methods:  # of all, some do not fit
         document["faults"] = faults

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import fields, replace
 from typing import Any
 
+from pituning.card import UNKNOWN
 from pituning.cli.backbones import add_backbone_options, given_or_known_backbone
 from pituning.cli.embed import as_trained
 from pituning.cli.options import add_options, read_options
@@ -138,8 +139,8 @@ def _expert_first(few: Task, around: Neighborhood, config: FisherConfig, options
     verb = f"pituning {'embed' if own else 'train'} {options.task} --pool {options.pool}{shots}{place}"
     if own is None:
         return f"Run `{verb} ...` first."
-    as_it_is = f"pass `--name {few.name}` to take it as it is"
-    if own.card.data != few.fingerprint:
-        return f"It was trained on other shots: give its own --shots and --seed, or {as_it_is}."
+    if own.card.data not in (few.fingerprint, UNKNOWN):
+        return f"It was trained on other shots: give its own --shots and --seed, or `--name {few.name}`."
+    other = f"leave --{option.split()[0]} out" if place else f"pass `--name {few.name}` to take it as it is"
     alike = "other experts are compared where they are embedded alike"
-    return f"It was embedded in another way: run `{verb}`, or {as_it_is}; {alike}."
+    return f"It was embedded in another way: run `{verb}`, or {other}; {alike}."

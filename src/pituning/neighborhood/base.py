@@ -65,8 +65,9 @@ class Neighborhood(ABC):
     def typical(self, backbone: Foundation, space: Space = "parameters") -> Expert | None:
         """An expert of the initialisation that most share, among those of this backbone; None of no expert.
 
-        Where none tells its initialisation, it has the method and rank of most that are looked at (of a big
-        pool, one of each start). In delta space it is one that can be mixed there, and None where none can.
+        Where none tells its initialisation, and in delta space, which asks for none, it has the method, rank
+        and modules of most that are looked at (of a big pool, one of each start). In delta space it is one
+        that can be mixed there, and None where none can.
 
         Raises:
             PoolError: if every expert was trained on another backbone.
@@ -82,7 +83,7 @@ class Neighborhood(ABC):
         names = [name for name in names if self._may_teach(name)] or names
         if space == "delta":
             names = [name for name in names if not obstacles_alone(self.experts[name], space)]
-        here = {name: self.experts[name].card.initialisation for name in names}
+        here = {name: self.experts[name].card.initialisation for name in names if space == "parameters"}
         known = {name: start for name, start in here.items() if start != UNKNOWN}
         known = known or {name: _kind(self.experts[name]) for name in names}
         counts = Counter(known.values())
@@ -186,7 +187,9 @@ class Neighborhood(ABC):
 
 
 def _kind(expert: Expert) -> str:
-    return f"{expert.method} {getattr(expert.config, 'r', '')}"
+    modules = getattr(expert.config, "target_modules", None) or ""
+    named = modules if isinstance(modules, str) else sorted(modules)
+    return f"{expert.method} {getattr(expert.config, 'r', '')} {named}"
 
 
 def tell_fewer(found: Sequence[Neighbor], k: int) -> None:
