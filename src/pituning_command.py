@@ -72,7 +72,7 @@ class _Parser(argparse.ArgumentParser):
                 and unknown[0].startswith("--")
                 and [self.prog, arguments[0]] == ["pituning pool", "build"]
             ):
-                hint = "; other settings are given in a file, with --recipe"
+                hint = "; other settings are given in a YAML file, with --recipe: `train: {epochs: 3}`"
             self.error(f"every argument must be one of this verb's; given: {' '.join(unknown)}{hint}")
         return options
 

@@ -17,7 +17,7 @@ from pituning.backbones import Backbone
 from pituning.distributed import from_first, is_first
 from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert
-from pituning.interpolate.compatible import Space, foreign_to, obstacle
+from pituning.interpolate.compatible import Space, foreign_to, obstacle, obstacles_alone
 from pituning.neighborhood import neighborhood_of
 from pituning.places import alone_in
 from pituning.pool import Pool
@@ -273,15 +273,18 @@ def _consumed(outcomes: Outcomes, bar: tqdm[NoReturn], count: int) -> Built:
 def obstacles(expert: Expert, pool: Pool) -> dict[Space, str]:
     """Space -> why the expert cannot be mixed there with any of the pool's (the first thousand of them).
 
-    "" where it can.
+    "" where it can, with itself at least where the pool has none that can be mixed there at all.
     """
-    names = [name for name in pool if name != expert.name][:1000]
-    # One after the other: they may be large.
-    others = map(pool.get, names) if names else [expert.renamed("others")]
     spaces: tuple[Space, ...] = get_args(Space)
-    alike, unlike = list[list[str]](), list[list[str]]()  # those of the same method say more
-    for other in others:
+    alike: dict[Space, list[str]] = {space: [] for space in spaces}  # those of its method say more
+    unlike: dict[Space, list[str]] = {space: [] for space in spaces}
+    for other in map(pool.get, [name for name in pool if name != expert.name][:1000]):  # they may be large
         kind = alike if other.method == expert.method else unlike
-        kind.append([obstacle(expert, other, space) for space in spaces])
-    reasons = dict(zip(spaces, zip(*alike, *unlike, strict=True), strict=True))
-    return {space: "" if "" in told else told[0] for space, told in reasons.items()}
+        for space in spaces:
+            if not obstacles_alone(other, space):
+                kind[space].append(obstacle(expert, other, space))
+    found = {}
+    for space in spaces:
+        told = [*alike[space], *unlike[space]] or [obstacle(expert, expert.renamed(expert.name), space)]
+        found[space] = "" if "" in told else told[0]
+    return found

@@ -21,7 +21,7 @@ class PituningError(ValueError):
 
     def __init__(self, must: str, given: str, fix: str) -> None:
         self.must, self.given, self.fix = must, given, fix
-        super().__init__(f"{must}; given: {given}. {fix}")
+        super().__init__(f"{must}; given: {given.removesuffix('.')}. {fix}")
 
     def __reduce__(self) -> tuple[type[PituningError], tuple[object, ...]]:
         """As another process sends it: pickle would make it from the message alone."""

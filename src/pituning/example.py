@@ -23,6 +23,7 @@ class Example:
 
     Attributes:
         weights: the confidence in [0, 1] of each of `references`, where they are answers that people gave.
+        place: the file of its own that it was read from, for messages.
 
     Raises:
         TaskError: a text or the label is no str; `image` is no bytes; `bbox` is not 0 <= x0 < x1 <= 1,
@@ -40,6 +41,7 @@ class Example:
     references: tuple[str, ...] = ()
     bbox: tuple[float, float, float, float] | None = None
     weights: tuple[float, ...] = ()
+    place: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("text_a", "text_b", "label"):

@@ -43,7 +43,8 @@ def image_faults(example: Example) -> Iterator[TaskError]:
         try:
             example.open_image()
         except TaskError as fault:
-            yield fault
+            given = f"{example.place}: {fault.given}" if example.place else fault.given
+            yield TaskError(fault.must, given, fault.fix)
 
 
 def leaks(name: str, seen: Sequence[Example], test: Sequence[Example]) -> list[TaskError]:

@@ -153,7 +153,7 @@ class Mixing:
         pair = Mixture(
             self.backbone, [self.own, self.experts[name]], space=self.config.space, target=self.own.name
         )
-        return pair.start_at({self.own.name: 0.0, name: 1.0}).collapse(rank=self.config.rank)
+        return pair.start_at({self.own.name: 0.0, name: 1.0}).collapse()
 
     def as_they_are(self, names: Sequence[str], task: Task) -> dict[str, Evaluation]:
         """How experts of the pool do untuned, on labelled examples that they have not seen."""

@@ -157,7 +157,9 @@ def _read_class_folders(folder: Path) -> tuple[Example, ...]:
     if not contents:
         fix = "Lay it out as train/LABEL/picture.png, or add a metadata.csv with a file_name column."
         raise TaskError("an image folder must hold images", f"none in {folder}", fix)
-    return tuple(Example(image=content, label=file.parent.name) for file, content in contents.items())
+    return tuple(
+        Example(image=content, label=file.parent.name, place=str(file)) for file, content in contents.items()
+    )
 
 
 def _pictures_in(folder: Path) -> list[Path]:

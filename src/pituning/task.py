@@ -362,6 +362,8 @@ def load_task(path: str | Path) -> Task:
         given = f"no train file in {said.folder}" + (f", but {', '.join(near)}" if near else "")
         if near and (small := near[0].lower()) != near[0] and Path(small).suffix in ("", *TABLES):
             fix = f"Rename {near[0]} to {small}."
+        elif near and (said.folder / near[0]).is_dir():
+            fix = f"Put its pictures into a folder for each label, such as {near[0]}/cat/1.png. Or: {fix}"
         raise TaskError("a task must have a train split", given, fix)
     if said.dataset is None:
         data = _read_splits(files, said.columns, said.labels or ())

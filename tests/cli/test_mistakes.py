@@ -300,7 +300,7 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
     ),
     "an option of train for the recipe of build": (
         lambda w, t: ("pool", "build", t / "p", w.task(), "--backbone", w.backbone, "--epochs", 2),
-        ("given: --epochs 2; other settings are given in a file, with --recipe",),
+        ("given: --epochs 2; other settings are given in a YAML file, with --recipe: `train:",),
     ),
     "unknown option of a verb without a recipe": (
         lambda w, t: ("pool", "list", w.pool, "--zzzz"),

@@ -693,6 +693,31 @@ def test_a_pool_of_strangers_says_in_which_space_it_can_be_mixed(world: World, t
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / ".out.work").exists()
     assert call("tune", world.task(), *fixed, "--space", "delta").code == 0
+    nearest = ("predict", world.task(), "--pool", pool)
+    assert "are mixed with `--space delta`" in call(*nearest).out
+    assert "are mixed with `--space delta`" not in call(*nearest, "--space", "delta").out
+
+
+def test_an_adapter_that_cannot_be_mixed_says_nothing_of_those_added_later(
+    world: World, tmp_path: Path
+) -> None:
+    pool = tmp_path / "pool"
+    dora, plain = foreign(world, tmp_path / "dora", use_dora=True), foreign(world, tmp_path / "plain")
+    first = call("pool", "add", pool, dora).out
+    assert "can be mixed in no space" in first
+    assert "the initialisation of dora is not known" in first
+    assert "not in delta space: dora uses use_dora, whose update is not a product B·A" in first
+    added = call("pool", "add", pool, plain).out
+    assert "it can be mixed in delta space\nnot in parameters space: the initialisation of plain" in added
+
+
+def test_an_expert_of_another_task_or_model_is_not_taken_for_changed_data(
+    folder_of: Callable[[str], Path], world: World, pool: Path, tmp_path: Path
+) -> None:
+    there = ("pool", "add", tmp_path / "other", pool / "a", "--task", world.task("b"))
+    refuse(call(*there), "task 'b', and the expert is of 'a'. Name the task")
+    other = folder_of("bert_classifier")
+    refuse(call(*there, "--backbone", other), "must be used on the backbone it was trained on")
 
 
 def test_where_nothing_is_mixed_the_result_and_its_report_say_so(world: World, tmp_path: Path) -> None:

@@ -969,6 +969,13 @@ def test_a_decoder_of_ones_own_is_taken_and_one_that_sees_its_answer_or_is_compi
     plain = Causal(model, tiny.tokenizer(), name="plain")
     found, expected = (b.log_likelihoods(b.model, task.train[:2], task) for b in (mine, plain))
     assert torch.equal(found, expected)
+    bare = nn.Module()
+    for family in (Causal, Matching):
+        bare.config = model.config
+        with pytest.raises(BackboneError, match=r"bare must have get_input_embeddings; given: Module\. Let "):
+            family(bare, tiny.tokenizer(), name="bare")
+    with pytest.raises(BackboneError, match=r"made of an AutoModel, which .*; given: LlamaForCausalLM"):
+        Matching(model, tiny.tokenizer(), name="mine")
     with pytest.raises(BackboneError, match=r"plain one; given: what torch\.compile returned"):
         Causal(torch.compile(model, backend="eager"), tiny.tokenizer(), name="compiled")
     masked = BertForMaskedLM(tiny.MAKERS["bert"]()[0].config)

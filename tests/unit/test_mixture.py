@@ -118,10 +118,18 @@ def test_backbone_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("space", SPACES)
 def test_other_backbone_is_refused(space: str) -> None:
     other = Frozen(model_of("encoder", seed=1), name="other")
-    with pytest.raises(MixtureError, match=r"a was not trained on other.*b was not trained on other"):
+    with pytest.raises(MixtureError, match=r"a was not trained on other.*b was not.*on other\. Leave them"):
         Mixture(other, [expert("a"), expert("b")], space=space)
     with pytest.raises(MixtureError, match="b was trained on another backbone than a"):
         Mixture(frozen(), [expert("a"), expert("b", backbone=other)], space=space)
+
+
+def test_a_mixture_without_a_target_is_no_task_s() -> None:
+    experts = [expert("a"), expert("b")]
+    card = Mixture(frozen(), experts).collapse().card
+    assert (card.name, card.task, card.data, card.source) == ("mixture", *["unknown"] * 3)
+    assert Mixture(frozen(), experts, target="b").collapse().card.task == "b"
+    assert Mixture(frozen(), experts[:1]).collapse(name="x").card.task == "a"
 
 
 def test_every_obstacle_is_named_at_once() -> None:

@@ -167,6 +167,18 @@ def test_a_label_without_a_picture_does_not_vanish_unseen(tmp_path, caplog):
     assert not caplog.records
 
 
+def test_a_picture_that_is_cut_off_is_named(tmp_path):
+    for label in ("cat", "dog"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        (tmp_path / "train" / label / "1.png").write_bytes(CLASSES[0]["image"])
+    noise = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(noise, "PNG")
+    (tmp_path / "train" / "dog" / "2.png").write_bytes(noise.getvalue()[:2000])
+    (tmp_path / "task.json").write_text('{"name": "t"}')
+    (fault,) = load_task(tmp_path).image_faults()
+    assert f"train row 3: {tmp_path / 'train' / 'dog' / '2.png'}: " in fault.given
+
+
 @pytest.mark.parametrize("table", [False, True])
 def test_a_picture_that_may_not_be_read_is_told_as_that(tmp_path, monkeypatch, table):
     (tmp_path / "train" / "cat").mkdir(parents=True)
@@ -340,6 +352,14 @@ def test_a_path_that_is_no_task_is_refused(tmp_path):
 def test_a_task_without_training_data_is_refused(tmp_path):
     with pytest.raises(TaskError, match="no train file"):
         load_task(write_task(tmp_path, TEXTS, split="test"))
+
+
+def test_pictures_without_folders_of_labels_are_told_how_they_lie(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "1.png").write_bytes(CLASSES[0]["image"])
+    (tmp_path / "task.json").write_text('{"name": "t"}')
+    with pytest.raises(TaskError, match=r"a folder for each label, such as train/cat/1\.png"):
+        load_task(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["Train.CSV", "Train"])

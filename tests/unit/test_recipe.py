@@ -27,6 +27,8 @@ from pituning.errors import ExpertError, PoolError, StaleEmbeddingError, Trainin
 from pituning.evaluation import Evaluation
 from pituning.expert import Expert, attach_expert
 from pituning.interpolate import Mixture, TuneResult, tune
+from pituning.interpolate.compatible import obstacle
+from pituning.interpolate.delta import lora_factors
 from pituning.methods import peft_config
 from pituning.mixing import Mixing, is_scarce, turned
 from pituning.neighborhood import ExactNeighborhood, neighborhood_of
@@ -110,6 +112,16 @@ def test_the_best_neighbor_is_scored_as_it_is(backbone: Backbone, target: Task, 
     assert result.best_neighbor == max(losses, key=lambda name: losses[name])
     expected = score(backbone, attach_expert(backbone, pool.get(result.best_neighbor)), target)
     assert result.scores["neighbor"] == pytest.approx(expected)
+
+
+def test_a_rank_cuts_no_neighbor_that_is_scored_as_it_is(
+    backbone: Backbone, target: Task, pool: Pool
+) -> None:
+    own, other = pool.get("text0").renamed("own"), pool.get("text1")
+    mixing = Mixing(backbone, own, {"text1": other}, replace(CONFIG, space="delta", rank=1))
+    alone, whole = (lora_factors(backbone, one, one) for one in (mixing.alone("text1"), other))
+    for module, (a, b) in whole.items():
+        torch.testing.assert_close(alone[module][1] @ alone[module][0], b @ a)
 
 
 def test_the_result_holds_what_a_report_shows(backbone: Backbone, target: Task, pool: Pool) -> None:
@@ -653,6 +665,12 @@ def test_in_delta_space_the_targets_expert_is_made_as_most_that_can_be_mixed_the
     few = {name: elsewhere(name, target_modules=["query"]) for name in ("c", "d")}
     most = {name: elsewhere(name, target_modules=modules) for name, modules in WIDER.items()}
     assert ExactNeighborhood({**few, **most}, {}).typical(backbone, "delta") is most["e"]
+    whole = {"base_model.model.lm_head.weight": torch.zeros(1)}
+    chat = elsewhere("chat", modules_to_save=["lm_head"])
+    chat = Expert(chat.card, chat.config, {**chat.tensors, **whole})
+    assert ExactNeighborhood({"chat": chat}, {}).typical(backbone, "delta") is None
+    assert "chat also trains lm_head, which is not part of B·A" in obstacle(chat, own, "delta")
+    assert obstacle(own, chat, "delta") == obstacle(chat, chat, "delta") == ""
 
 
 def test_a_run_has_one_seed() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from pituning.backbones.base import (
     Backbone,
@@ -38,6 +39,7 @@ class Matching(Backbone):
     """
 
     family = "matching"
+    made_of = "an AutoModel, which has no language model's head"
 
     def __init__(
         self,
@@ -58,6 +60,11 @@ class Matching(Backbone):
         self.pooling, self.scale = pooling, scale
         self.max_length = longest_input(model, tokenizer, max_length)
         self.reads_padding = str(getattr(model.config, "model_type", "")).startswith("siglip")
+
+    @staticmethod
+    def takes(model: nn.Module) -> bool:
+        """See `Backbone.takes`."""
+        return not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None
 
     def check(self, task: Task) -> None:
         """Candidates are needed; one modality at a time."""

@@ -29,6 +29,9 @@ def require_words(model: Any, tokenizer: Any, name: str) -> None:
     if not hasattr(tokenizer, "get_vocab"):
         fix = "Give it after the model: `AutoTokenizer.from_pretrained(FOLDER)`."
         raise BackboneError(f"{name} must have a tokenizer", brief(tokenizer), fix)
+    if missing := [each for each in ("config", "get_input_embeddings") if not hasattr(model, each)]:
+        fix = "Let your class hand on those of the model that it wraps."
+        raise BackboneError(f"{name} must have {' and '.join(missing)}", type(model).__name__, fix)
     special = {*tokenizer.all_special_ids}
     with suppress(NotImplementedError):  # of Mistral's own
         special |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}

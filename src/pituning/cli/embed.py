@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pituning.card import UNKNOWN
 from pituning.cli.backbones import add_backbone_options, backbone_for
 from pituning.cli.options import add_options, read_options
 from pituning.cli.tasks import require_own_pool, task_named
@@ -58,10 +59,11 @@ def as_trained(task: Task, expert: Expert, shots: int | None) -> Task:
     """
     if shots is not None:
         task = task.sample(shots, int(expert.card.recipe.get("seed", 0)))
-    if expert.card.data not in (task.fingerprint, "unknown"):
-        raise PoolError(
-            f"expert {expert.name!r} is embedded on the data it was trained on",
-            f"the data of task {task.name!r} has changed since, or other --shots were used",
-            "Train the expert again with --replace, or give the same --shots (`pituning embed` takes them).",
-        )
+    if expert.card.data not in (task.fingerprint, UNKNOWN):
+        given = f"the data of task {task.name!r} has changed since, or other --shots were used"
+        fix = "Train the expert again with --replace, or give the same --shots (`pituning embed` takes them)."
+        if expert.card.task != task.name:
+            given = f"task {task.name!r}, and the expert is of {expert.card.task!r}"
+            fix = "Name the task that it was trained on."
+        raise PoolError(f"expert {expert.name!r} is embedded on the data it was trained on", given, fix)
     return task

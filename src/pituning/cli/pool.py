@@ -139,9 +139,10 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if options.backbone or options.task:
         backbone = backbone_for(expert, options)
         _tell_other(expert, backbone.name)
-        task = as_trained(task_named(options.task), expert, None) if options.task else None
+        task = task_named(options.task) if options.task else None
         expert = adopt(expert, backbone, task)
         if task is not None:
+            task = as_trained(task, expert, None)
             seed = 0
             with suppress(PoolError):  # there is none yet, or what is wrong with it is told below
                 seed = Pool(options.pool).init_seed

@@ -14,6 +14,7 @@ from pituning.cli.tasks import pool_named, task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import PoolError, StaleEmbeddingError
 from pituning.expert import Expert
+from pituning.interpolate.compatible import BUT_IN_DELTA
 from pituning.neighborhood import Neighborhood, neighborhood_of, tell_fewer
 from pituning.pool import Pool
 from pituning.predict import FisherConfig, TaskEmbedding, embed
@@ -58,6 +59,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     made = f"embedded {embedding.manner} from {embedding.examples} examples"
     lines = [text] if found else [f"no neighbour of {task.name}: no expert of {options.pool} can be one"]
     lines += [made, *(f"not considered: {reason}" for reason in dict.fromkeys(refused.values()))]
+    if not found and any(reason.endswith(BUT_IN_DELTA) for reason in refused.values()):
+        lines.append("Plain LoRA experts of any start are mixed with `--space delta`, here and with `tune`.")
     document = {"task": task.name, "neighbors": neighbors, "refused": refused}
     return document | {"at": embedding.at, "examples": embedding.examples}, "\n".join(lines)
 

@@ -50,8 +50,10 @@ def collapse(mixture: Mixture, *, name: str, rank: int | None) -> Expert:
         load_into(plain, mixture.target)  # what does not train, such as VeRA's projections
     for parameter_name, value in values.items():
         plain.get_parameter(parameter_name).copy_(value)
+    whose = {} if mixture.has_target else {"task": UNKNOWN, "data": UNKNOWN, "source": UNKNOWN}
     card = dataclasses.replace(
         mixture.target.card,
+        **whose,
         name=name,
         backbone=mixture.backbone.fingerprint,
         initialisation=mixture.target.card.initialisation if mixture.space == "parameters" else UNKNOWN,

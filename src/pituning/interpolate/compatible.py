@@ -32,6 +32,9 @@ BEYOND_DELTA = (
 )
 
 
+BUT_IN_DELTA = " (which does not matter in space delta)"
+
+
 def obstacle(expert: Expert, reference: Expert, space: Space) -> str:
     """Why `expert` cannot be mixed with `reference` in `space`; empty where it can.
 
@@ -50,10 +53,13 @@ def obstacle(expert: Expert, reference: Expert, space: Space) -> str:
         found.append(f"{expert.name} is {expert.method}, {reference.name} is {reference.method}")
     if space == "delta" and not found and foreign and not _fit(expert, reference):
         found.append(f"{expert.name} adapts modules of other shapes than {reference.name}")
+    whole = sorted(trained_whole(expert) - trained_whole(reference))
+    if space == "delta" and not found and whole:
+        found.append(f"{expert.name} also trains {', '.join(whole)}, which is not part of B·A")
     if space == "parameters" and not found:
         starts = (expert.card.initialisation, reference.card.initialisation)
         if UNKNOWN in starts and expert is not reference:
-            unknown = [e.name for e in (expert, reference) if e.card.initialisation == UNKNOWN]
+            unknown = {e.name: None for e in (expert, reference) if e.card.initialisation == UNKNOWN}
             found.append(f"the initialisation of {' and '.join(unknown)} is not known")
         elif starts[0] != starts[1]:
             found.append(
@@ -62,7 +68,7 @@ def obstacle(expert: Expert, reference: Expert, space: Space) -> str:
             )
     told = "; ".join(found)
     if told and space == "parameters" and not obstacle(expert, reference, "delta"):
-        told += " (which does not matter in space delta)"
+        told += BUT_IN_DELTA
     return told
 
 
@@ -134,21 +140,22 @@ def check_mixable(
         raise MixtureError("a mixture needs experts with different names", ", ".join(names), fix)
     if target is not None and target not in names:
         raise MixtureError("the target is one of the experts", repr(target), f"Known: {', '.join(names)}.")
-    if target is None and any(_has_head(expert) for expert in experts) and len(experts) > 1:
+    if target is None and any(map(trained_whole, experts)) and len(experts) > 1:
         raise MixtureError(
             "experts with a head need a target, whose head is used", str(names), "Pass target=NAME."
         )
     chosen = experts[names.index(target)] if target else experts[0]
+    foreign = [foreign_to(expert, backbone) for expert in experts]
     found = [obstacle(expert, chosen, space) for expert in experts]
-    found += [foreign_to(expert, backbone) for expert in experts]
-    obstacles = sorted({*found} - {""})
+    obstacles = sorted({*found, *foreign} - {""})
     if obstacles:
-        other = "Mix them with space='delta'" if space == "parameters" else "Mix them with space='parameters'"
+        other = "delta" if space == "parameters" else "parameters"
+        fix = f"Mix them with space={other!r} where that fits, or leave them out."
         raise MixtureError(
             f"experts mixed in {space} space must share "
             + ("backbone, method and initialisation" if space == "parameters" else "backbone and plain LoRA"),
             "; ".join(obstacles),
-            f"{other} where that fits, or leave them out.",
+            "Leave them out." if any(foreign) else fix,
         )
     return chosen
 
@@ -161,5 +168,7 @@ def foreign_to(expert: Expert, backbone: Foundation) -> str:
     return ""
 
 
-def _has_head(expert: Expert) -> bool:
-    return any(is_head(name, expert.config) for name in expert.tensors)
+def trained_whole(expert: Expert) -> set[str]:
+    """The modules that are trained beside the adapter (PEFT's `modules_to_save`), such as a head."""
+    names = (name.rpartition(".")[0] for name in expert.tensors if is_head(name, expert.config))
+    return {name.removeprefix("base_model.model.") for name in names}

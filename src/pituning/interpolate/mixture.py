@@ -81,6 +81,7 @@ class Mixture(nn.Module):
         self.experts = sorted(experts, key=lambda expert: expert.name)
         self.space: Space = space
         self.target = check_mixable(self.experts, space, target, self.backbone)
+        self.has_target = target is not None or len(self.experts) == 1
         kind = ParameterSpace if space == "parameters" else DeltaSpace
         self.tensors = kind(self.backbone, self.experts, self.target, sharing)
         self.model: PeftModel = self.tensors.model
@@ -167,7 +168,7 @@ class Mixture(nn.Module):
         """One plain expert with the mixture's outputs.
 
         Args:
-            name: the new expert's name; the target's where not given.
+            name: the new expert's name; the target's where not given, and "mixture" where there is none.
             rank: delta space only: reduce the rank Σ_i r_i to this one by SVD. The relative error of the
                 updates, in the Frobenius norm, is put on the card as `recipe["relative_error"]`.
 
@@ -175,7 +176,7 @@ class Mixture(nn.Module):
             MixtureError: for a rank in parameter space, whose rank is the experts' own.
         """
         self.mixed()
-        return collapse(self, name=name or self.target.name, rank=rank)
+        return collapse(self, name=name or (self.target.name if self.has_target else "mixture"), rank=rank)
 
     @property
     def config(self) -> Any:

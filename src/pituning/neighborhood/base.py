@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from pituning.backbones import Backbone
 from pituning.card import UNKNOWN
 from pituning.errors import PoolError
 from pituning.expert import Expert
-from pituning.foundation import Foundation
-from pituning.interpolate.compatible import Space, foreign_to, obstacles_alone
+from pituning.interpolate.compatible import Space, foreign_to, obstacles_alone, trained_whole
+from pituning.methods.targets import inside
 from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, TaskGraph
 from pituning.predict.delta import comparable, shared_modules, similarities_in_delta
 from pituning.predict.graph import check_count
@@ -62,7 +63,7 @@ class Neighborhood(ABC):
     def _reach(self, k: int) -> int:
         """How many the `others` are at most."""
 
-    def typical(self, backbone: Foundation, space: Space = "parameters") -> Expert | None:
+    def typical(self, backbone: Backbone, space: Space = "parameters") -> Expert | None:
         """An expert of the initialisation that most share, among those of this backbone; None of no expert.
 
         Where none tells its initialisation, and in delta space, which asks for none, it has the method, rank
@@ -82,7 +83,9 @@ class Neighborhood(ABC):
         names = [name for name in foreign if not foreign[name]]
         names = [name for name in names if self._may_teach(name)] or names
         if space == "delta":
+            heads = backbone.head_modules(backbone.model)
             names = [name for name in names if not obstacles_alone(self.experts[name], space)]
+            names = [n for n in names if all(inside(m, heads) for m in trained_whole(self.experts[n]))]
         here = {name: self.experts[name].card.initialisation for name in names if space == "parameters"}
         known = {name: start for name, start in here.items() if start != UNKNOWN}
         known = known or {name: _kind(self.experts[name]) for name in names}
