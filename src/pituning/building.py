@@ -17,7 +17,7 @@ from pituning.backbones import Backbone
 from pituning.distributed import from_first, is_first
 from pituning.errors import PituningError, PoolError
 from pituning.expert import Expert
-from pituning.interpolate.compatible import Space, foreign_to, obstacle, obstacles_alone
+from pituning.interpolate.compatible import Space, foreign_to, obstacle, obstacles_alone, trained_beyond
 from pituning.neighborhood import neighborhood_of
 from pituning.places import alone_in
 from pituning.pool import Pool
@@ -270,10 +270,11 @@ def _consumed(outcomes: Outcomes, bar: tqdm[NoReturn], count: int) -> Built:
     return Built(names, faults, retries)
 
 
-def obstacles(expert: Expert, pool: Pool) -> dict[Space, str]:
+def obstacles(expert: Expert, pool: Pool, backbone: Backbone | None = None) -> dict[Space, str]:
     """Space -> why the expert cannot be mixed there with any of the pool's (the first thousand of them).
 
-    "" where it can, with itself at least where the pool has none that can be mixed there at all.
+    "" where it can, with itself at least where the pool has none that can be mixed there at all. A backbone
+    tells which modules are a task's head.
     """
     spaces: tuple[Space, ...] = get_args(Space)
     alike: dict[Space, list[str]] = {space: [] for space in spaces}  # those of its method say more
@@ -287,4 +288,6 @@ def obstacles(expert: Expert, pool: Pool) -> dict[Space, str]:
     for space in spaces:
         told = [*alike[space], *unlike[space]] or [obstacle(expert, expert.renamed(expert.name), space)]
         found[space] = "" if "" in told else told[0]
+    if backbone and not found["delta"]:
+        found["delta"] = "".join(trained_beyond(expert, backbone.head_modules(backbone.model)))
     return found

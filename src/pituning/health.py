@@ -75,10 +75,12 @@ def repair(shelf: Shelf) -> list[str]:
 def _require_readable(shelf: Shelf) -> None:
     """Raise PoolError before anything is changed where a file may not be read: it may be sound."""
     for name in shelf:
-        folder = shelf.path / name
-        whole = folder.is_dir() and not folder.is_symlink()  # glob would pass over a folder that is locked
+        files = [entry_path(shelf.path, name)]
         try:
-            for path in (entry_path(shelf.path, name), *(folder.iterdir() if whole else ())):
+            for folder in (shelf.path / name, shelf.path / SCRATCH / name):  # where a killed writer left it
+                if folder.is_dir() and not folder.is_symlink():  # glob would pass over one that is locked
+                    files += folder.iterdir()
+            for path in files:
                 if path.is_file() and not path.is_symlink():
                     path.open("rb").close()
         except PermissionError as error:

@@ -669,12 +669,12 @@ def test_what_may_not_be_read_is_not_called_damaged(
     assert tree(pool) == before
 
 
-@pytest.mark.parametrize("way", ["open", "listdir"])
+@pytest.mark.parametrize("way", ["open", "iterdir"])
 def test_repair_moves_nothing_where_a_file_may_not_be_read(
     way: str, pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (pool / "a" / "adapter_model.safetensors").write_bytes(b"damaged")
-    module, kept = (io, "b/adapter_model.safetensors") if way == "open" else (os, "b")
+    module, kept = (io, "b/adapter_model.safetensors") if way == "open" else (Path, "b")
     before, opening = tree(pool), getattr(module, way)
 
     def locked(path: Any, *rest: Any, **options: Any) -> Any:

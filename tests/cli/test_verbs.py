@@ -297,6 +297,8 @@ def test_a_task_under_a_head_is_predicted_from_its_expert(
     assert [neighbor["name"] for neighbor in found["neighbors"]] == ["a"]
     other = call("predict", world.task("c"), "--pool", pool, "--shots", 2)
     assert (other.code, "on other shots: give its own --shots and --seed" in other.err) == (2, True)
+    sampled = call("predict", world.task("a"), "--pool", pool, "--labels", "sampled")
+    assert (sampled.code, "leave out what says how to embed" in sampled.err) == (2, True)
     outcome = call("predict", world.task("b"), "--pool", pool)
     assert (outcome.code, outcome.out) == (2, "")
     assert "or on a model with a head, needs its own in the pool" in outcome.err

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import (
     AddedToken,
     BertForMaskedLM,
+    BertForPreTraining,
     CLIPForImageClassification,
     GPT2Config,
     GPT2LMHeadModel,
@@ -974,13 +975,17 @@ def test_a_decoder_of_ones_own_is_taken_and_one_that_sees_its_answer_or_is_compi
         bare.config = model.config
         with pytest.raises(BackboneError, match=r"bare must have get_input_embeddings; given: Module\. Let "):
             family(bare, tiny.tokenizer(), name="bare")
+    with pytest.raises(BackboneError, match="must have `generate` where answers are free; given: Mine"):
+        mine.check(dataclasses.replace(task, candidates=(), candidate_texts={}))
+    with pytest.raises(BackboneError, match="own must have get_encoder; given: Mine"):
+        Seq2Seq(Mine(tiny.MAKERS["t5"]()[0]), tiny.tokenizer(), name="own")
     with pytest.raises(BackboneError, match=r"made of an AutoModel, which .*; given: LlamaForCausalLM"):
         Matching(model, tiny.tokenizer(), name="mine")
     with pytest.raises(BackboneError, match=r"plain one; given: what torch\.compile returned"):
         Causal(torch.compile(model, backend="eager"), tiny.tokenizer(), name="compiled")
-    masked = BertForMaskedLM(tiny.MAKERS["bert"]()[0].config)
-    with pytest.raises(BackboneError, match="given: BertForMaskedLM"):
-        Causal(masked, tiny.tokenizer(), name="masked")
+    for kind in (BertForMaskedLM, BertForPreTraining):
+        with pytest.raises(BackboneError, match=f"given: {kind.__name__}"):
+            Causal(kind(tiny.MAKERS["bert"]()[0].config), tiny.tokenizer(), name="masked")
 
 
 def test_a_decoder_that_cannot_generate_chooses_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_backbone_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("space", SPACES)
 def test_other_backbone_is_refused(space: str) -> None:
     other = Frozen(model_of("encoder", seed=1), name="other")
-    with pytest.raises(MixtureError, match=r"a was not trained on other.*b was not.*on other\. Leave them"):
+    with pytest.raises(MixtureError, match=r"a was not trained on other.*b was not.*other\. Give the"):
         Mixture(other, [expert("a"), expert("b")], space=space)
     with pytest.raises(MixtureError, match="b was trained on another backbone than a"):
         Mixture(frozen(), [expert("a"), expert("b", backbone=other)], space=space)

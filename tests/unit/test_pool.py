@@ -522,6 +522,26 @@ def test_a_file_that_may_not_be_read_keeps_nobody_from_writing(
     assert same_tensors(pool.get("c"), tiny("c"))
 
 
+def test_repair_loses_nothing_that_a_killed_writer_left_and_may_not_be_read(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, opening = pool.path / ".scratch" / "a", Path.open
+    left.parent.mkdir()
+    (pool.path / "a").rename(left)
+
+    def locked(path: Path, *rest: Any, **options: Any) -> Any:
+        if path.parent == left:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opening(path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", locked)
+        with pytest.raises(PoolError, match=r"files must be readable; given: .*\.scratch"):
+            pool.repair()
+    assert pool.repair() == ["finished or cleared what a killed writer left"]
+    assert same_tensors(pool.get("a"), tiny("a"))
+
+
 def test_repair_moves_a_link_whose_end_may_not_be_read(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     file, opening = pool.path / "a" / FILES[2], Path.open
     file.unlink()

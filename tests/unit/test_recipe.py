@@ -22,6 +22,7 @@ from pituning import mixing as mixing_module
 from pituning import prediction as prediction_module
 from pituning import recipe as recipe_module
 from pituning.backbones import Backbone
+from pituning.building import obstacles
 from pituning.card import UNKNOWN, ExpertCard
 from pituning.errors import ExpertError, PoolError, StaleEmbeddingError, TrainingError
 from pituning.evaluation import Evaluation
@@ -645,7 +646,7 @@ WIDER = {"e": ["query", "value"], "f": ["value", "query"], "g": {"query", "value
 
 
 def test_in_delta_space_the_targets_expert_is_made_as_most_that_can_be_mixed_there(
-    backbone: Backbone, pool: Pool
+    backbone: Backbone, pool: Pool, tmp_path: Path
 ) -> None:
     around = neighborhood_of(pool)
     own = around.experts["text0"]
@@ -660,6 +661,8 @@ def test_in_delta_space_the_targets_expert_is_made_as_most_that_can_be_mixed_the
     plain = {name: elsewhere(name, r=rank) for name, rank in (("c", 4), ("d", 8), ("e", 8))}
     assert ExactNeighborhood({**odd, **plain}, {}).typical(backbone, "delta") is plain["d"]
     assert ExactNeighborhood(odd, {}).typical(backbone, "delta") is None
+    alien = elsewhere("alien", lora_alpha=1000)
+    assert ExactNeighborhood({"alien": alien, "text0": own}, {}).typical(backbone, "delta") is own
     small = {name: elsewhere(name, r=2) for name in ("y", "z")}
     assert ExactNeighborhood({"text0": own, **small}, {}).typical(backbone, "delta") is small["y"]
     few = {name: elsewhere(name, target_modules=["query"]) for name in ("c", "d")}
@@ -671,6 +674,8 @@ def test_in_delta_space_the_targets_expert_is_made_as_most_that_can_be_mixed_the
     assert ExactNeighborhood({"chat": chat}, {}).typical(backbone, "delta") is None
     assert "chat also trains lm_head, which is not part of B·A" in obstacle(chat, own, "delta")
     assert obstacle(own, chat, "delta") == obstacle(chat, chat, "delta") == ""
+    told = obstacles(chat, Pool.create(tmp_path / "empty"), backbone)["delta"]
+    assert told == "chat also trains lm_head, which is not part of B·A"
 
 
 def test_a_run_has_one_seed() -> None:

@@ -253,8 +253,9 @@ def writes(model: Any, *, encoder: bool) -> bool:
         return False
     if not isinstance(model, PreTrainedModel) or model.can_generate():
         return True
-    masked = "MaskedLM" in type(model).__name__  # sees the word that it is asked for
-    return not masked and model.get_output_embeddings() is not None
+    # Those see the word that they are asked for.
+    cheats = any(kind in type(model).__name__ for kind in ("MaskedLM", "ForPreTraining"))
+    return not cheats and model.get_output_embeddings() is not None
 
 
 def require_candidates(task: Task, family: str) -> None:
@@ -264,6 +265,16 @@ def require_candidates(task: Task, family: str) -> None:
             f"a {family} backbone chooses among candidate answers",
             f"task {task.name!r} ({task.kind}) has none",
             "Use a seq2seq or causal backbone, or give the task `labels`.",
+        )
+
+
+def require_writer(model: nn.Module, task: Task) -> None:
+    """Raise where free answers are asked of a model that cannot generate."""
+    if not task.candidates and not hasattr(model, "generate"):
+        raise BackboneError(
+            "a model must have `generate` where answers are free",
+            f"{type(model).__name__}, and task {task.name!r} without labels",
+            "Hand it on from the model that yours wraps, or give the task `labels`.",
         )
 
 

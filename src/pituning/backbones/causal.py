@@ -23,6 +23,7 @@ from pituning.backbones.base import (
     is_prompt_learning,
     pad,
     require_text,
+    require_writer,
     search,
     writes,
 )
@@ -91,6 +92,7 @@ class Causal(Backbone):
 
     def check(self, task: Task) -> None:
         """Pictures need a processor that reads them."""
+        require_writer(self.model, task)
         if not self.reads_images:
             require_text(task, self.family)
 

@@ -17,6 +17,7 @@ from pituning.backbones.base import (
     is_prompt_learning,
     pad,
     require_text,
+    require_writer,
     search,
     writes,
 )
@@ -33,7 +34,7 @@ class Seq2Seq(Backbone):
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, name: str, max_length: int = 512) -> None:
         super().__init__(model, name=name)
-        require_words(model, tokenizer, name)
+        require_words(model, tokenizer, name, needs=["get_encoder"])
         self.tokenizer = tokenizer
         self.max_length = longest_input(model, tokenizer, max_length)
 
@@ -45,6 +46,7 @@ class Seq2Seq(Backbone):
     def check(self, task: Task) -> None:
         """Text in, text out; candidates are optional."""
         require_text(task, self.family)
+        require_writer(self.model, task)
 
     def collate(self, examples: Sequence[Example], task: Task, *, independent: bool = False) -> Batch:
         """Encoder ids and mask, answer ids and mask."""

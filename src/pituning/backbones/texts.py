@@ -21,15 +21,18 @@ SPECIAL = 8
 """More tokens than a tokenizer adds to a text; of the others there is at most one a byte."""
 
 
-def require_words(model: Any, tokenizer: Any, name: str) -> None:
+def require_words(model: Any, tokenizer: Any, name: str, *, needs: Sequence[str] = ()) -> None:
     """Raise where a tokenizer is not the model's: it knows special tokens alone, or ids that the model lacks.
 
-    transformers makes the first of a folder without a tokenizer's files.
+    transformers makes the first of a folder without a tokenizer's files. And where the model, perhaps a class
+    of one's own, lacks what a text is read with, or what else the family `needs`.
     """
     if not hasattr(tokenizer, "get_vocab"):
         fix = "Give it after the model: `AutoTokenizer.from_pretrained(FOLDER)`."
         raise BackboneError(f"{name} must have a tokenizer", brief(tokenizer), fix)
-    if missing := [each for each in ("config", "get_input_embeddings") if not hasattr(model, each)]:
+    parts = {"config": model, "get_input_embeddings": getattr(model, "text_model", model)}
+    parts |= dict.fromkeys(needs, model)
+    if missing := [each for each, part in parts.items() if not hasattr(part, each)]:
         fix = "Let your class hand on those of the model that it wraps."
         raise BackboneError(f"{name} must have {' and '.join(missing)}", type(model).__name__, fix)
     special = {*tokenizer.all_special_ids}

@@ -133,7 +133,7 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     expert = Expert.load(options.items[0])
     expert = expert.renamed(options.name) if options.name else expert
     Pool.check_name(expert.name)
-    embedding = None
+    embedding = backbone = None
     if options.dtype and not (options.backbone or options.task):
         raise PoolError("--dtype is of a backbone", "there is none", "Give --backbone, or leave it out.")
     if options.backbone or options.task:
@@ -152,7 +152,7 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         embedding = _embedding_beside(expert, Path(options.items[0]))
     pool = Pool.create(options.pool)  # last: a mistake leaves no empty pool
     pool.add(expert, embedding, replace=options.replace)
-    reasons = obstacles(expert, pool)
+    reasons = obstacles(expert, pool, backbone)
     spaces = [space for space, reason in reasons.items() if not reason]
     lines = [
         f"added {expert.name!r} to {options.pool}; it can be mixed in {' and '.join(spaces) or 'no'} space",

@@ -144,6 +144,8 @@ def _expert_first(few: Task, around: Neighborhood, config: FisherConfig, options
         return f"Run `{verb} ...` first."
     if own.card.data not in (few.fingerprint, UNKNOWN):
         return f"It was trained on other shots: give its own --shots and --seed, or `--name {few.name}`."
-    other = f"leave --{option.split()[0]} out" if place else f"pass `--name {few.name}` to take it as it is"
+    other = f"pass `--name {few.name}` to take it as it is"
+    if any(entry.name in options for entry in fields(FisherConfig)):
+        other = f"leave --{option.split()[0]} out" if place else "leave out what says how to embed"
     alike = "other experts are compared where they are embedded alike"
     return f"It was embedded in another way: run `{verb}`, or {other}; {alike}."

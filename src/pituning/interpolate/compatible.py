@@ -13,6 +13,7 @@ from pituning.card import UNKNOWN
 from pituning.errors import MixtureError
 from pituning.expert import Expert, is_head
 from pituning.foundation import Foundation
+from pituning.methods.targets import inside
 
 Space = Literal["parameters", "delta"]
 
@@ -53,9 +54,8 @@ def obstacle(expert: Expert, reference: Expert, space: Space) -> str:
         found.append(f"{expert.name} is {expert.method}, {reference.name} is {reference.method}")
     if space == "delta" and not found and foreign and not _fit(expert, reference):
         found.append(f"{expert.name} adapts modules of other shapes than {reference.name}")
-    whole = sorted(trained_whole(expert) - trained_whole(reference))
-    if space == "delta" and not found and whole:
-        found.append(f"{expert.name} also trains {', '.join(whole)}, which is not part of B·A")
+    if space == "delta" and not found:
+        found += trained_beyond(expert, [*trained_whole(reference)])
     if space == "parameters" and not found:
         starts = (expert.card.initialisation, reference.card.initialisation)
         if UNKNOWN in starts and expert is not reference:
@@ -155,7 +155,7 @@ def check_mixable(
             f"experts mixed in {space} space must share "
             + ("backbone, method and initialisation" if space == "parameters" else "backbone and plain LoRA"),
             "; ".join(obstacles),
-            "Leave them out." if any(foreign) else fix,
+            "Give the model that they were trained on, or leave them out." if any(foreign) else fix,
         )
     return chosen
 
@@ -166,6 +166,12 @@ def foreign_to(expert: Expert, backbone: Foundation) -> str:
     if known and expert.card.backbone != backbone.fingerprint:
         return f"{expert.name} was not trained on {backbone.name}"
     return ""
+
+
+def trained_beyond(expert: Expert, heads: Sequence[str]) -> list[str]:
+    """Why an expert cannot be mixed in delta space if only these heads belong to a task; empty if it can."""
+    whole = sorted(module for module in trained_whole(expert) if not inside(module, heads))
+    return [f"{expert.name} also trains {', '.join(whole)}, which is not part of B·A"] if whole else []
 
 
 def trained_whole(expert: Expert) -> set[str]:

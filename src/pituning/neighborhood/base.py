@@ -12,8 +12,7 @@ from pituning.backbones import Backbone
 from pituning.card import UNKNOWN
 from pituning.errors import PoolError
 from pituning.expert import Expert
-from pituning.interpolate.compatible import Space, foreign_to, obstacles_alone, trained_whole
-from pituning.methods.targets import inside
+from pituning.interpolate.compatible import Space, foreign_to, obstacles_alone, trained_beyond
 from pituning.predict import FisherConfig, Neighbor, TaskEmbedding, TaskGraph
 from pituning.predict.delta import comparable, shared_modules, similarities_in_delta
 from pituning.predict.graph import check_count
@@ -85,12 +84,17 @@ class Neighborhood(ABC):
         if space == "delta":
             heads = backbone.head_modules(backbone.model)
             names = [name for name in names if not obstacles_alone(self.experts[name], space)]
-            names = [n for n in names if all(inside(m, heads) for m in trained_whole(self.experts[n]))]
-        here = {name: self.experts[name].card.initialisation for name in names if space == "parameters"}
-        known = {name: start for name, start in here.items() if start != UNKNOWN}
-        known = known or {name: _kind(self.experts[name]) for name in names}
-        counts = Counter(known.values())
-        chosen = max(known, key=lambda name: counts[known[name]], default=None)
+            names = [name for name in names if not trained_beyond(self.experts[name], heads)]
+        starts = {name: self.experts[name].card.initialisation for name in names}
+        alike = Counter(start for start in starts.values() if start != UNKNOWN)
+        if space == "parameters" and alike:
+            names = [name for name in names if starts[name] in alike]
+            kinds = starts
+        else:
+            kinds = {name: _kind(self.experts[name]) for name in names}
+        counts = Counter(kinds[name] for name in names)
+        # Of those of a kind, one of the start that most share.
+        chosen = max(names, key=lambda name: (counts[kinds[name]], alike[starts[name]]), default=None)
         return self.experts[chosen] if chosen else None
 
     def obstacles(self, own: Expert, target: Task, space: Space) -> dict[str, str]:
