@@ -271,6 +271,7 @@ def test_cluster_that_loses_a_node_makes_the_same_experts(work: Work, tmp_path: 
             running = ray_process(work, pool, "--address", cluster.address)
             wait_for(lambda: len([*pool.glob("t*")]) == 10 and len(cluster.tasks()) == 2, running)
             cluster.kill_node()
+            wait_for(lambda: len(cluster.tasks()) == 1, running)  # its task would end all the same
         answer = outcome_of(running)
     assert answer.code == 0, answer
     assert answer.document["built"] == [f"t{number:02}" for number in range(12)]
