@@ -27,7 +27,7 @@ UNTRAINED = (
     "as it is, an expert of another task knows the answers of that one. Each of the eight tasks of "
     "pictures names things that no other names, so that the others stay near chance there; on the six "
     "language tasks, whose answers are alike, the best neighbour gains 6, with LoRA experts 8, on a T5, "
-    "which learns them better, 17. Tried: the uniform mixture, the best on labelled examples of the "
+    "which learns them better, 16. Tried: the uniform mixture, the best on labelled examples of the "
     "nearest three and of six times as many, LoRAHub, LoRA experts in the place of bottleneck adapters. "
     "On ofa-mini and the six language tasks even what does best on the test split itself gains little "
     "more than 8 (see below). Best is the neighbour that labelled examples choose; `tune` scores it "
