@@ -101,9 +101,14 @@ def _as_wanted(
     known: TaskEmbedding, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
 ) -> bool:
     """Whether an embedding is what the options say, or where they say nothing, what the pool has."""
-    if any(entry.name in options for entry in fields(FisherConfig)):
+    if _says_how(options):
         return known.config == config.hash
     return bool(options.name) or known.manner == config.manner or not around.compares(config)
+
+
+def _says_how(options: argparse.Namespace) -> bool:
+    """Whether any option says how a task is embedded."""
+    return any(entry.name in options for entry in fields(FisherConfig))
 
 
 def _embedded(
@@ -145,7 +150,7 @@ def _expert_first(few: Task, around: Neighborhood, config: FisherConfig, options
     if own.card.data not in (few.fingerprint, UNKNOWN):
         return f"It was trained on other shots: give its own --shots and --seed, or `--name {few.name}`."
     other = f"pass `--name {few.name}` to take it as it is"
-    if any(entry.name in options for entry in fields(FisherConfig)):
+    if _says_how(options):
         other = f"leave --{option.split()[0]} out" if place else "leave out what says how to embed"
     alike = "other experts are compared where they are embedded alike"
     return f"It was embedded in another way: run `{verb}`, or {other}; {alike}."
