@@ -86,15 +86,16 @@ class Neighborhood(ABC):
             names = [name for name in names if not obstacles_alone(self.experts[name], space)]
             names = [name for name in names if not trained_beyond(self.experts[name], heads)]
         starts = {name: self.experts[name].card.initialisation for name in names}
-        alike = Counter(start for start in starts.values() if start != UNKNOWN)
-        if space == "parameters" and alike:
-            names = [name for name in names if starts[name] in alike]
-            kinds = starts
-        else:
-            kinds = {name: _kind(self.experts[name]) for name in names}
-        counts = Counter(kinds[name] for name in names)
-        # Of those of a kind, one of the start that most share.
-        chosen = max(names, key=lambda name: (counts[kinds[name]], alike[starts[name]]), default=None)
+        kinds = {name: _kind(self.experts[name]) for name in names}
+        of_start = Counter(start for start in starts.values() if start != UNKNOWN)
+        of_kind = Counter(kinds.values())
+
+        def alike(name: str) -> tuple[int, int]:
+            """How many share its start, and its method, rank and modules: what decides first, first."""
+            found = of_start[starts[name]], of_kind[kinds[name]]
+            return found if space == "parameters" else found[::-1]
+
+        chosen = max(names, key=alike, default=None)
         return self.experts[chosen] if chosen else None
 
     def obstacles(self, own: Expert, target: Task, space: Space) -> dict[str, str]:
