@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -367,15 +367,27 @@ def _rounded(tensor: Tensor) -> Tensor:
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], config: PeftConfig) -> str:
-    """SHA-256 of the tensors and of the configuration's choices (not of paths or versions)."""
+    """SHA-256 of the tensors and of the configuration's choices (not of paths or versions).
+
+    What is as by default is no choice: an option that a later PEFT adds leaves the digests as they are.
+    """
     ignored = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
-    choices = {key: value for key, value in config.to_dict().items() if key not in ignored}
+    defaults = {entry.name: _default(entry) for entry in fields(config)}
+    choices = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in ignored and not (key in defaults and value == defaults[key])
+    }
     digest = hashlib.sha256(json.dumps(choices, sort_keys=True, default=_plain).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _default(entry: Field[Any]) -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
 def _plain(value: Any) -> Any:

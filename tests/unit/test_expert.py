@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,21 @@ def test_folder_loads_with_peft_alone(variant: str, tmp_path: Path) -> None:
     one = expert("a", VARIANTS[variant])
     loaded = PeftModel.from_pretrained(model_of("encoder"), one.save(tmp_path / "a"))
     torch.testing.assert_close(outputs(loaded), outputs_of(one), atol=1e-6, rtol=1e-6)
+
+
+@dataclass
+class LaterConfig(LoraConfig):
+    """A later PEFT's, which has one option more."""
+
+    newest: bool = False
+
+
+def test_option_of_a_later_peft_changes_no_digest_until_it_is_used() -> None:
+    one, choices = expert("a"), {"r": 4, "target_modules": ["q"], "lora_alpha": 16}
+    there = replace(one, config=LoraConfig(**choices))
+    assert replace(one, config=LaterConfig(**choices)).digest == there.digest
+    others = [LaterConfig(**choices, newest=True), LoraConfig(**choices | {"lora_alpha": 8})]
+    assert len({there.digest, *(replace(one, config=other).digest for other in others)}) == 3
 
 
 def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
