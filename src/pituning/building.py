@@ -279,7 +279,11 @@ def obstacles(expert: Expert, pool: Pool, backbone: Backbone | None = None) -> d
     spaces: tuple[Space, ...] = get_args(Space)
     alike: dict[Space, list[str]] = {space: [] for space in spaces}  # those of its method say more
     unlike: dict[Space, list[str]] = {space: [] for space in spaces}
-    for other in map(pool.get, [name for name in pool if name != expert.name][:1000]):  # they may be large
+    for name in [name for name in pool if name != expert.name][:1000]:
+        try:
+            other = pool.get(name)  # one by one: they may be large
+        except PituningError:  # it is no neighbour either, and `verify` tells
+            continue
         kind = alike if other.method == expert.method else unlike
         for space in spaces:
             if not obstacles_alone(other, space):

@@ -649,6 +649,12 @@ def test_repair_leaves_what_only_its_owner_can_decide(world: World, pool: Path) 
     assert outcome.out.startswith("target: started from another initialisation")
 
 
+def test_a_damaged_neighbour_does_not_keep_an_expert_from_being_added(world: World, pool: Path) -> None:
+    (pool / "b" / "adapter_model.safetensors").write_bytes(b"")
+    added = call("pool", "add", pool, world.pool / "a", "--name", "again")
+    assert (added.code, added.out.startswith("added 'again'")) == (0, True)
+
+
 def foreign(world: World, folder: Path, **changes: object) -> Path:
     """An adapter as PEFT alone would have left it, of another rank."""
     options = {"r": 3, "target_modules": ["query", "value"], **changes}

@@ -179,7 +179,7 @@ def test_module_whose_name_ends_anothers_is_not_mistaken_for_it() -> None:
         ("pissa", "starts from 'pissa', which changes the frozen weights"),
         ("ia3", "is IA3, and delta space is defined for LoRA"),
         ("prompt", "is PROMPT_TUNING, and delta space is defined for LoRA"),
-        ("embedding", "word_embeddings, a Embedding"),
+        ("embedding", "adapts embeddings.word_embeddings, and delta space is defined for Linear layers"),
     ],
 )
 def test_what_is_not_a_product_of_factors_is_refused_with_the_reason(variant: str, reason: str) -> None:
@@ -196,6 +196,14 @@ def test_an_adapter_that_lacks_a_factor_is_refused_without_a_model() -> None:
     for tensors in (half, flat, other):
         broken = Expert(whole.card, whole.config, tensors)
         assert "odd has no A and B of one rank for" in obstacle(broken, expert("a"), "delta")
+
+
+def test_an_adapter_of_convolutions_is_refused_without_a_model() -> None:
+    whole = expert("odd")
+    wide = {name: tensor[..., None, None] for name, tensor in whole.tensors.items()}
+    told = obstacle(Expert(whole.card, whole.config, wide), expert("a"), "delta")
+    assert told.startswith("odd adapts encoder.layer.0.attention.self.")
+    assert told.endswith(", and delta space is defined for Linear layers")
 
 
 def test_foreign_experts_are_mixed_where_they_fit(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -14,6 +15,7 @@ from pituning.errors import MixtureError
 from pituning.expert import Expert, is_head
 from pituning.foundation import Foundation
 from pituning.methods.targets import inside
+from pituning.spelling import listed
 
 Space = Literal["parameters", "delta"]
 
@@ -105,9 +107,17 @@ def obstacles_alone(expert: Expert, space: Space) -> list[str]:
         found.append(f"{name} also trains biases, which are not part of B·A")
     if config.init_lora_weights not in PLAIN_STARTS:
         found.append(f"{name} starts from {config.init_lora_weights!r}, which changes the frozen weights")
+    if odd := [key for key, tensor in expert.tensors.items() if _is_no_linear(key, tensor)]:
+        modules = sorted({re.split(r"\.lora_", key)[0].removeprefix("base_model.model.") for key in odd})
+        found.append(f"{name} adapts {listed(modules)}, and delta space is defined for Linear layers")
     if broken := _unpaired(expert):
         found.append(f"{name} has no A and B of one rank for {broken}")
     return found
+
+
+def _is_no_linear(name: str, tensor: torch.Tensor) -> bool:
+    """Whether this is LoRA's factor for an Embedding or a convolution."""
+    return ".lora_embedding_" in name or (".lora_A." in name and tensor.dim() > 2)
 
 
 def _unpaired(expert: Expert) -> str:

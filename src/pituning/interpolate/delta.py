@@ -14,7 +14,6 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from pituning.errors import MixtureError
 from pituning.expert import Expert, attach, attach_expert, is_head
 from pituning.foundation import Foundation
 from pituning.interpolate.slots import Slot, slots_of
@@ -85,24 +84,13 @@ def _stack(factors: Sequence[tuple[Tensor, Tensor] | None]) -> _Stack:
 
 
 def lora_factors(backbone: Foundation, expert: Expert, target: Expert) -> dict[str, tuple[Tensor, Tensor]]:
-    """Module name -> (A [r, in], scaling · B [out, r]), with the scaling that PEFT itself applies.
-
-    Raises:
-        MixtureError: for LoRA on modules other than Linear layers.
-    """
+    """Module name -> (A [r, in], scaling · B [out, r]), with the scaling that PEFT itself applies."""
     model = attach_expert(backbone, without_head(expert, target))
     factors = {}
     for name, layer in model.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
-        a = dict(layer.lora_A).get("default")
-        if not isinstance(a, nn.Linear):
-            raise MixtureError(
-                "delta space mixes LoRA on Linear layers",
-                f"{expert.name} adapts {name}, a {type(layer.get_base_layer()).__name__}",
-                "Mix with space='parameters', or leave that module out of target_modules.",
-            )
-        a, b = a.weight.detach(), layer.lora_B["default"].weight.detach()
+        a, b = (factor["default"].weight.detach() for factor in (layer.lora_A, layer.lora_B))
         dtype = precision_of([a.dtype])
         factors[name.removeprefix("base_model.model.")] = a.to(dtype), b.to(dtype) * layer.scaling["default"]
     return factors
