@@ -11,7 +11,7 @@ from peft import PeftConfig, PeftType
 from torch import Tensor
 
 from pituning.errors import ExpertError
-from pituning.safe_files import forbidden, parse_json, parse_tensors, read_file
+from pituning.safe_files import parse_json, parse_tensors, permitted, read_file
 from pituning.spelling import did_you_mean_file
 
 WEIGHTS = "adapter_model.safetensors"
@@ -59,9 +59,8 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
 
 def _read(path: Path) -> bytes:
     try:
-        return read_file(path, follow=True)
-    except PermissionError as error:
-        raise forbidden(ExpertError, path) from error
+        with permitted(ExpertError):
+            return read_file(path, follow=True)
     except (OSError, ValueError) as error:
         kind = "safetensors" if path.suffix == ".safetensors" else "JSON"
         raise ExpertError(

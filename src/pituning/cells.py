@@ -13,7 +13,7 @@ from typing import Any
 
 from pituning.errors import TaskError
 from pituning.example import Example
-from pituning.safe_files import forbidden
+from pituning.safe_files import permitted
 
 INPUTS = ("text_a", "text_b", "image", "image_path", "file_name")
 ANSWERS = ("label", "references", "bbox")
@@ -53,9 +53,8 @@ def read_image_file(folder: Path, file: str) -> bytes:
         TaskError: there is no such file, or it may not be read.
     """
     try:
-        return (folder / file).read_bytes()
-    except PermissionError as fault:
-        raise forbidden(TaskError, folder / file) from fault
+        with permitted(TaskError):
+            return (folder / file).read_bytes()
     except OSError as fault:
         raise TaskError(
             "a path to an image must lead, from its table, to a file",

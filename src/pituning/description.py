@@ -14,7 +14,7 @@ from pituning.cells import FIELDS
 from pituning.decoding import Decoding
 from pituning.errors import TaskError
 from pituning.inferred import KINDS, text_of
-from pituning.safe_files import UniqueKeyLoader, forbidden, without_doubles
+from pituning.safe_files import UniqueKeyLoader, permitted, without_doubles
 from pituning.spelling import did_you_mean, did_you_mean_file
 
 SPLITS: Mapping[str, str] = {
@@ -176,10 +176,9 @@ def _task_file(path: Path) -> Path:
 
 def _parse(file: Path) -> Mapping[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with permitted(TaskError):
+            text = file.read_text(encoding="utf-8-sig")
         content = _json(text) if file.suffix == ".json" else yaml.load(text, UniqueKeyLoader)
-    except PermissionError as fault:
-        raise forbidden(TaskError, file) from fault
     except json.JSONDecodeError as fault:
         raise _invalid(file, f"line {fault.lineno}: {fault.msg}") from fault
     except yaml.MarkedYAMLError as fault:

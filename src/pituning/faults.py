@@ -32,9 +32,20 @@ def faults_by_kind(source: str, faults: Iterable[tuple[int, TaskError]]) -> list
 def row_faults(
     split: str, examples: Sequence[Example], faults_of: Callable[[Example], Iterator[TaskError]]
 ) -> list[TaskError]:
-    """What `faults_of` finds in the examples of `split`, by kind."""
-    rows = enumerate(examples, 1)
-    return faults_by_kind(split, ((row, fault) for row, example in rows for fault in faults_of(example)))
+    """What `faults_of` finds in the examples of `split`, by kind; with the example's place, if it has one."""
+    return faults_by_kind(
+        split,
+        (
+            (
+                row,
+                TaskError(fault.must, f"{example.place}: {fault.given}", fault.fix)
+                if example.place
+                else fault,
+            )
+            for row, example in enumerate(examples, 1)
+            for fault in faults_of(example)
+        ),
+    )
 
 
 def image_faults(example: Example) -> Iterator[TaskError]:
@@ -43,8 +54,7 @@ def image_faults(example: Example) -> Iterator[TaskError]:
         try:
             example.open_image()
         except TaskError as fault:
-            given = f"{example.place}: {fault.given}" if example.place else fault.given
-            yield TaskError(fault.must, given, fault.fix)
+            yield fault
 
 
 def leaks(name: str, seen: Sequence[Example], test: Sequence[Example]) -> list[TaskError]:

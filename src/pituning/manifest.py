@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pituning.errors import PoolError
-from pituning.safe_files import forbidden, parse_json, read_file
+from pituning.safe_files import parse_json, permitted, read_file
 
 MANIFEST = "pool.json"
 ENTRIES = ".manifest"
@@ -57,11 +57,12 @@ def parse_facts(content: bytes, where: object) -> dict[str, Any]:
     return found
 
 
+@permitted(PoolError)
 def _read_manifest(pool: Path) -> dict[str, Any]:
     try:
         content = read_file(pool / MANIFEST)
-    except PermissionError as error:
-        raise forbidden(PoolError, pool / MANIFEST) from error
+    except PermissionError:
+        raise
     except (OSError, ValueError) as error:
         raise _no_manifest(pool, error) from error
     return parse_facts(content, pool)
@@ -85,6 +86,7 @@ def facts_of(init_seed: int) -> dict[str, int]:
     return {"format": FORMAT, "init_seed": init_seed}
 
 
+@permitted(PoolError)
 def names_in(pool: Path) -> list[str]:
     """The experts' names, sorted."""
     try:
@@ -99,6 +101,7 @@ def entry_path(pool: Path, name: str) -> Path:
     return pool / ENTRIES / f"{name}.json"
 
 
+@permitted(PoolError)
 def read_entry(pool: Path, name: str) -> dict[str, str]:
     """File name -> SHA-256 of an expert.
 
@@ -109,10 +112,8 @@ def read_entry(pool: Path, name: str) -> dict[str, str]:
     path = entry_path(pool, name)
     try:
         return parse_entry(read_file(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
-    except PermissionError as error:
-        raise forbidden(PoolError, path) from error
     except (OSError, ValueError) as error:
         raise PoolError(
             "an expert's entry in the manifest names its files and their SHA-256",
@@ -161,6 +162,7 @@ def file_hashes(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
 
 
+@permitted(PoolError)
 def read_folder(folder: Path, files: Mapping[str, str]) -> tuple[dict[str, bytes], dict[str, str]]:
     """An expert's files that are as its entry says, and file -> fault of the others.
 
@@ -179,8 +181,8 @@ def read_folder(folder: Path, files: Mapping[str, str]) -> tuple[dict[str, bytes
                 faults[file] = "was altered or truncated"
         except (FileNotFoundError, NotADirectoryError):
             faults[file] = "is missing"
-        except PermissionError as error:
-            raise forbidden(PoolError, folder / file) from error
+        except PermissionError:
+            raise
         except (OSError, ValueError):
             link = (folder / file).is_symlink()
             faults[file] = "is a link, which is never followed" if link else "was altered or truncated"

@@ -15,7 +15,7 @@ from pituning.cells import ANSWERS, FIELDS, read_image_file, read_row
 from pituning.errors import TaskError
 from pituning.example import Example
 from pituning.faults import faults_by_kind
-from pituning.safe_files import forbidden
+from pituning.safe_files import permitted
 from pituning.spelling import did_you_mean, did_you_mean_file
 
 TABLES = (".parquet", ".jsonl", ".csv", ".tsv")
@@ -119,11 +119,10 @@ def read_table(path: Path) -> Table:
         fix = "Convert it, or name another file under `splits`."
         raise TaskError(f"a data file must be one of {', '.join(TABLES)}", str(path), fix)
     try:
-        table = _READERS[path.suffix](path)
+        with permitted(TaskError):
+            table = _READERS[path.suffix](path)
     except UnicodeDecodeError as fault:
         raise _broken(path, str(fault), "Save it as UTF-8.") from fault
-    except PermissionError as fault:
-        raise forbidden(TaskError, path) from fault
     except OSError as fault:
         raise _broken(path, str(fault)) from fault
     if not table.rows:
@@ -139,15 +138,19 @@ def _tables(folder: Path, stem: str) -> list[Path]:
 
 def _image_folders(folder: Path, name: str) -> list[Path]:
     path = folder / name
-    if not path.is_dir():
-        return []
-    return [path] if _tables(path, "metadata") or any(p.is_dir() for p in path.iterdir()) else []
+    return [path] if path.is_dir() and (_tables(path, "metadata") or _label_folders(path)) else []
+
+
+def _label_folders(folder: Path) -> list[Path]:
+    """By name; what is hidden is some program's (`.ipynb_checkpoints`)."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _read_class_folders(folder: Path) -> tuple[Example, ...]:
-    files = [file for label in sorted(folder.iterdir()) if label.is_dir() for file in _pictures_in(label)]
-    all_files = {file for file in folder.rglob("*") if file.suffix.lower() in PICTURES and file.is_file()}
-    elsewhere = sorted(all_files.difference(files))
+    files = [file for label in _label_folders(folder) for file in _pictures_in(label)]
+    all_files = {file for file in folder.rglob("*") if _is_picture(file) and file.is_file()}
+    hidden = {file for file in all_files if any(p.startswith(".") for p in file.relative_to(folder).parts)}
+    elsewhere = sorted(all_files - hidden - {*files})
     if elsewhere:
         given = f"{len(elsewhere)} elsewhere, such as {elsewhere[0]}"
         must = f"a picture lies in the folder of its label, as {folder.name}/LABEL/picture.png"
@@ -163,15 +166,18 @@ def _read_class_folders(folder: Path) -> tuple[Example, ...]:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    return sorted(file for file in folder.iterdir() if _is_picture(file))
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in PICTURES and not file.name.startswith(".")
 
 
 def empty_folders(path: Path) -> list[str]:
     """The labels of a folder of pictures that have none."""
     if not path.is_dir() or _tables(path, "metadata"):
         return []
-    folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    return sorted(folder.name for folder in folders if not _pictures_in(folder))
+    return [folder.name for folder in _label_folders(path) if not _pictures_in(folder)]
 
 
 def _no_picture(file: Path, content: bytes) -> TaskError | None:
@@ -195,7 +201,10 @@ def _read_parquet(path: Path) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:  # not read_table: it takes columns from folders called a=b
+        with (
+            path.open("rb") as content,
+            pq.ParquetFile(content) as file,
+        ):  # not read_table: it takes columns from folders called a=b
             table = file.read()
         names = _class_names((table.schema.metadata or {}).get(b"huggingface"))
         return Table(path=path, columns=table.column_names, rows=table.to_pylist(), class_names=names)

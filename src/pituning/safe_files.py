@@ -10,8 +10,9 @@ import re
 import shlex
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, final
+from typing import Any, BinaryIO, final
 
 import yaml
 from safetensors import SafetensorError
@@ -19,8 +20,6 @@ from safetensors.torch import load
 from torch import Tensor
 
 from pituning.errors import PituningError
-
-Fault = TypeVar("Fault", bound=PituningError)
 
 # An adapter is small beside its model: that of rank 256 on every layer of a 70 B model has 7 GB.
 MOST_TENSOR_BYTES = 16 << 30
@@ -61,10 +60,15 @@ def read_file(path: Path, *, follow: bool = False, header: bool = True) -> bytes
         return file.read()
 
 
-def forbidden(kind: type[Fault], path: Path) -> Fault:
-    """The fault of a file that its permissions keep from being read: it is not damaged."""
-    fix = f"Its owner can permit it (`chmod u+rX {shlex.quote(str(path))}`); the folders above it count, too."
-    return kind("files must be readable", f"{path}, which may not be read", fix)
+@contextmanager
+def permitted(kind: type[PituningError]) -> Iterator[None]:
+    """Raise a fault of this kind for what permissions keep from being read: it is not damaged."""
+    try:
+        yield
+    except PermissionError as error:
+        path = str(error.filename)
+        fix = f"Its owner can permit it (`chmod u+rX {shlex.quote(path)}`); the folders above it count, too."
+        raise kind("files must be readable", f"{path}, which may not be read", fix) from error
 
 
 def check_tensors(content: bytes) -> None:

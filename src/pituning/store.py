@@ -32,7 +32,7 @@ from pituning.manifest import (
     write_facts,
 )
 from pituning.places import LOCK
-from pituning.safe_files import read_file
+from pituning.safe_files import permitted, read_file
 from pituning.spelling import did_you_mean, listed
 
 QUARANTINE = ".quarantine"
@@ -55,6 +55,7 @@ class Store:
     with the entry's hashes.
     """
 
+    @permitted(PoolError)
     def __init__(self, path: Path) -> None:
         self.path = path
         self._refuse_links()
@@ -97,10 +98,17 @@ class Store:
         while True:
             entry = self.entry(name)
             seen = [*seen, entry] if entry in seen else [entry]
+            locked = None
             for folder in (self.path / SCRATCH / name, self.path / name):
-                files, faults = read_folder(folder, entry)
+                try:
+                    files, faults = read_folder(folder, entry)
+                except PoolError as error:  # the other place may have them
+                    locked = error
+                    continue
                 if not faults:
                     return files, []
+            if locked:
+                raise locked
             if len(seen) == ATTEMPTS:
                 return files, [f"{file} {fault}" for file, fault in faults.items()]
 
@@ -205,16 +213,24 @@ class Store:
         """Under the lock: finish what a killed writer had committed, and delete the scratch folder.
 
         What fails here, on a full disk, is left to the next writer: the pool reads the same before and after.
+        What may not be read stays, too: it may be what an entry means.
         """
-        scratch = self.path / SCRATCH
-        with contextlib.suppress(OSError, PoolError):
+        scratch, kept = self.path / SCRATCH, set[Path]()
+        with contextlib.suppress(OSError):
             for path in [*scratch.iterdir()] if scratch.is_dir() else []:
                 name = path.name.removeprefix(".removed-")
                 if name != path.name and name not in self and os.path.lexists(self.path / name):
                     os.replace(self.path / name, scratch / f".old-{name}")
-                elif path.name in self and self._is_pending(name):
-                    self._place(name)
-            shutil.rmtree(scratch, ignore_errors=True)
+                elif path.name in self:
+                    try:
+                        if self._is_pending(name):
+                            self._place(name)
+                    except PoolError:
+                        kept.add(path)
+            for path in {*scratch.iterdir()} - kept:
+                with contextlib.suppress(OSError):
+                    delete(path)
+            scratch.rmdir()
 
     def _is_pending(self, name: str) -> bool:
         """Whether the files that the entry means lie in the scratch folder alone."""
@@ -236,7 +252,15 @@ class Store:
         for path in paths:
             if os.path.lexists(path):
                 os.replace(path, target if path == paths[-1] else entry)
-        return str(target.relative_to(self.path))
+        return str((target if os.path.lexists(target) else entry).relative_to(self.path))
+
+
+def delete(path: Path) -> None:
+    """A file or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _is_older(path: Path, other: Path) -> bool:

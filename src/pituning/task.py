@@ -31,6 +31,7 @@ from pituning.inferred import (
     text_of,
 )
 from pituning.readers import TABLES, empty_folders, find_splits, names_of_labels, read_split
+from pituning.safe_files import permitted
 from pituning.settings import alike, setting_faults
 from pituning.spelling import did_you_mean, listed
 
@@ -337,6 +338,7 @@ class Task:
             yield fault
 
 
+@permitted(TaskError)
 def load_task(path: str | Path) -> Task:
     """Read a task folder (or its task.yaml / task.json): Parquet, JSONL, CSV, TSV or image folders.
 
@@ -358,13 +360,15 @@ def load_task(path: str | Path) -> Task:
     files = find_splits(said.folder, unnamed) | dict(said.splits)
     if "train" not in files:
         fix = "Add train.csv, train.jsonl or train.parquet, or name the file: `splits: {train: FILE}`."
-        near = sorted(file.name for file in said.folder.iterdir() if SPLITS.get(file.stem.lower()) == "train")
-        given = f"no train file in {said.folder}" + (f", but {', '.join(near)}" if near else "")
-        if near and (small := near[0].lower()) != near[0] and Path(small).suffix in ("", *TABLES):
-            fix = f"Rename {near[0]} to {small}."
-        elif near and (said.folder / near[0]).is_dir():
-            fix = f"Put its pictures into a folder for each label, such as {near[0]}/cat/1.png. Or: {fix}"
+        near = _named_as("train", said.folder)
+        given = f"no train file in {said.folder}"
+        if near:
+            given, fix = f"{given}, but {', '.join(path.name for path in near)}", _to_be_read(near[0]) or fix
         raise TaskError("a task must have a train split", given, fix)
+    for split in ("validation", "test"):
+        for path in _named_as(split, said.folder) if split not in files else ():
+            if hint := _to_be_read(path):
+                log.warning("%s is not read: %s", path.name, hint)
     if said.dataset is None:
         data = _read_splits(files, said.columns, said.labels or ())
     else:
@@ -393,6 +397,21 @@ def load_task(path: str | Path) -> Task:
         raise TaskError(f"a task of kind {task.kind} must have {lacking}", f"{task.name} has none", fix)
     TaskError.collect(task._load_faults())
     return task
+
+
+def _named_as(split: str, folder: Path) -> list[Path]:
+    """What lies in a folder under a split's name, of any case and kind."""
+    return sorted(path for path in folder.iterdir() if SPLITS.get(path.stem.lower()) == split)
+
+
+def _to_be_read(path: Path) -> str:
+    """What makes a table or a folder of pictures one that is found; "" of other files."""
+    small = path.name.lower()
+    if small != path.name and Path(small).suffix in ("", *TABLES):
+        return f"Rename {path.name} to {small}."
+    return (
+        f"Put its pictures into a folder for each label, as {path.name}/cat/1.png." if path.is_dir() else ""
+    )
 
 
 def _empty(columns: Sequence[str], modality: str, example: Example) -> Iterator[TaskError]:

@@ -389,7 +389,7 @@ FAULTS: dict[str, tuple[Callable[[Pool], Any], str, str]] = {
     "missing folder": (
         lambda p: shutil.rmtree(p.path / "a"),
         "a: embedding.safetensors is missing",
-        "a: moved to .quarantine/a-1, for ",
+        "a: moved to .quarantine/a-1.json, for ",
     ),
     "damaged entry": (
         lambda p: (p.path / ".manifest" / "a.json").write_text("{"),
@@ -464,6 +464,11 @@ FAULTS: dict[str, tuple[Callable[[Pool], Any], str, str]] = {
         ".work-a: left by a run that has ended",
         ".work-a: deleted, it belongs to a run that has ended",
     ),
+    "copy of the manifest": (
+        lambda p: (p.path / ".pool.json.bak").write_text("mine"),
+        ".pool.json.bak: not in the manifest",
+        ".pool.json.bak: moved to .quarantine/.pool.json.bak-1",
+    ),
     "killed while it was created": (
         lambda p: (p.path / ".pool.json.new").write_text("{"),
         ".pool.json.new: not in the manifest",
@@ -522,24 +527,60 @@ def test_a_file_that_may_not_be_read_keeps_nobody_from_writing(
     assert same_tensors(pool.get("c"), tiny("c"))
 
 
+def lock(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """As if the files in this folder might not be read."""
+
+    def unless_locked(opening: Any) -> Any:
+        def locked(path: Any, *rest: Any, **options: Any) -> Any:
+            if Path(path).parent == folder:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return opening(path, *rest, **options)
+
+        return locked
+
+    patch.setattr(Path, "open", unless_locked(Path.open))
+    patch.setattr(os, "open", unless_locked(os.open))
+
+
 def test_repair_loses_nothing_that_a_killed_writer_left_and_may_not_be_read(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left, opening = pool.path / ".scratch" / "a", Path.open
+    left = pool.path / ".scratch" / "a"
     left.parent.mkdir()
     (pool.path / "a").rename(left)
-
-    def locked(path: Path, *rest: Any, **options: Any) -> Any:
-        if path.parent == left:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return opening(path, *rest, **options)
-
+    shutil.copytree(left, left.with_name("old"))
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", locked)
+        lock(patch, left)
         with pytest.raises(PoolError, match=r"files must be readable; given: .*\.scratch"):
             pool.repair()
+        assert [*left.parent.iterdir()] == [left]
     assert pool.repair() == ["finished or cleared what a killed writer left"]
     assert same_tensors(pool.get("a"), tiny("a"))
+
+
+def test_an_expert_is_read_whatever_a_killed_writer_left_of_it(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = pool.path / ".scratch" / "a"
+    shutil.copytree(pool.path / "a", left)
+    with monkeypatch.context() as patch:
+        lock(patch, left)
+        assert same_tensors(pool.get("a"), tiny("a"))
+        lock(patch, pool.path / "a")
+        with pytest.raises(PoolError, match="files must be readable"):
+            pool.get("a")
+
+
+def test_repair_leaves_an_expert_that_the_installed_peft_cannot_read(pool: Pool) -> None:
+    changed = json.loads((pool.path / "a" / FILES[1]).read_text()) | {"newest": True}
+    card = json.loads((pool.path / "a" / FILES[2]).read_text()) | {"name": "x"}
+    stored(
+        pool, "x", adapter_config__json=json.dumps(changed).encode(), expert__json=json.dumps(card).encode()
+    )
+    told = pool.verify()
+    assert "must be a configuration of the installed PEFT" in told[0]
+    assert pool.repair() == []
+    assert pool.verify() == told
 
 
 def test_repair_moves_a_link_whose_end_may_not_be_read(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

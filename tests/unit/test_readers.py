@@ -358,7 +358,7 @@ def test_pictures_without_folders_of_labels_are_told_how_they_lie(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "1.png").write_bytes(CLASSES[0]["image"])
     (tmp_path / "task.json").write_text('{"name": "t"}')
-    with pytest.raises(TaskError, match=r"a folder for each label, such as train/cat/1\.png"):
+    with pytest.raises(TaskError, match=r"a folder for each label, as train/cat/1\.png"):
         load_task(tmp_path)
 
 
@@ -404,3 +404,37 @@ def test_numbers_are_read_as_the_names_that_the_file_has_for_them(tmp_path):
     (tmp_path / "task.yaml").write_text("{name: t, labels: {0: bad, 1: good}}")
     task = load_task(tmp_path)
     assert ([*task.candidate_texts.values()], [e.label for e in task.train]) == (["bad", "good"], ["1", "0"])
+
+
+def pictures(folder, *files):
+    """The same picture under these names."""
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(CLASSES[0]["image"])
+    (folder / "task.json").write_text('{"name": "t"}')
+
+
+def test_what_is_hidden_among_pictures_is_no_label_and_no_picture(tmp_path):
+    hidden = (".ipynb_checkpoints/1-checkpoint.png", "cat/.ipynb_checkpoints/1-checkpoint.png", "cat/._1.png")
+    pictures(tmp_path, *(f"train/{file}" for file in ("cat/1.png", "dog/1.png", *hidden)))
+    task = load_task(tmp_path)
+    assert (task.candidates, len(task.train)) == (("cat", "dog"), 2)
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("Test/cat/1.png", "Test is not read: Rename Test to test."),
+        ("val/1.png", "val is not read: Put its pictures into a folder for each label, as val/cat/1.png."),
+    ],
+)
+def test_a_split_that_is_not_read_is_told(tmp_path, caplog, file, told):
+    pictures(tmp_path, "train/cat/1.png", "train/dog/1.png", file)
+    load_task(tmp_path)
+    assert caplog.messages == [told]
+
+
+def test_a_label_that_no_training_picture_has_is_told_with_its_picture(tmp_path):
+    pictures(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/bird/1.png")
+    with pytest.raises(TaskError, match=r"row 1: .*test/bird/1\.png: label 'bird'"):
+        load_task(tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pituning.cli.tasks import pool_named, require_own_pool, task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import PituningError, PoolError, StaleEmbeddingError
 from pituning.expert import Expert, adopt
+from pituning.manifest import MANIFEST
 from pituning.pool import Pool
 from pituning.predict import TaskEmbedding, embed
 from pituning.predict.embedding import EMBEDDING
@@ -133,6 +133,9 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     expert = Expert.load(options.items[0])
     expert = expert.renamed(options.name) if options.name else expert
     Pool.check_name(expert.name)
+    there = Pool(options.pool) if (Path(options.pool) / MANIFEST).is_file() else None
+    if there is not None:
+        there.check_free(expert.name, replace=options.replace)
     embedding = backbone = None
     if options.dtype and not (options.backbone or options.task):
         raise PoolError("--dtype is of a backbone", "there is none", "Give --backbone, or leave it out.")
@@ -143,9 +146,7 @@ def _add(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         expert = adopt(expert, backbone, task)
         if task is not None:
             task = as_trained(task, expert, None)
-            seed = 0
-            with suppress(PoolError):  # there is none yet, or what is wrong with it is told below
-                seed = Pool(options.pool).init_seed
+            seed = 0 if there is None else there.init_seed
             bar = progress_wanted(options.json)
             embedding = embed(backbone, expert, task, init_seed=seed, progress=bar)
     if embedding is None:

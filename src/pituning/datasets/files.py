@@ -15,7 +15,7 @@ from pituning.errors import TaskError
 from pituning.example import Example
 from pituning.faults import faults_by_kind
 from pituning.readers import Table, read_split, read_table, require_file
-from pituning.safe_files import forbidden
+from pituning.safe_files import permitted
 from pituning.spelling import did_you_mean
 
 R = TypeVar("R")
@@ -94,12 +94,10 @@ def _collected(
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """One by one; such files are too large to be held."""
     try:
-        with path.open("rb") as lines:
+        with permitted(TaskError), path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, line
-    except PermissionError as fault:
-        raise forbidden(TaskError, path) from fault
     except OSError as fault:
         raise TaskError("a .tsv file must be readable", f"{path} {fault}", "Check the file.") from fault
 
