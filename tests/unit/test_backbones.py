@@ -981,6 +981,10 @@ def test_a_decoder_of_ones_own_is_taken_and_one_that_sees_its_answer_or_is_compi
         Seq2Seq(Mine(tiny.MAKERS["t5"]()[0]), tiny.tokenizer(), name="own")
     with pytest.raises(BackboneError, match=r"made of an AutoModel, which .*; given: LlamaForCausalLM"):
         Matching(model, tiny.tokenizer(), name="mine")
+    classifier = tiny.MAKERS["bert_classifier"]()[0]
+    for family, module in ((Classifier, Mine(classifier)), (Matching, classifier)):
+        with pytest.raises(BackboneError, match=rf"backbone is made of .*; given: {type(module).__name__}\."):
+            family(module, tiny.tokenizer(), name="mine")
     with pytest.raises(BackboneError, match=r"plain one; given: what torch\.compile returned"):
         Causal(torch.compile(model, backend="eager"), tiny.tokenizer(), name="compiled")
     for kind in (BertForMaskedLM, BertForPreTraining):

@@ -19,6 +19,7 @@ from pituning.backbones.base import (
 from pituning.backbones.texts import encode, longest_input, require_words, text_or_pair
 from pituning.errors import BackboneError
 from pituning.foundation import shared_copy
+from pituning.methods.targets import inside
 from pituning.task import Example, Task
 
 
@@ -32,7 +33,9 @@ class Classifier(Backbone):
     """
 
     family = "classifier"
-    made_of = "an AutoModelForSequenceClassification or AutoModelForImageClassification"
+    made_of = (
+        "an AutoModelForSequenceClassification or AutoModelForImageClassification (not a module around one)"
+    )
 
     def __init__(self, model: nn.Module, processor: Any, *, name: str, max_length: int = 256) -> None:
         super().__init__(model, name=name)
@@ -45,9 +48,12 @@ class Classifier(Backbone):
 
     @staticmethod
     def takes(model: nn.Module) -> bool:
-        """It has a Linear of one output a label."""
+        """It has a Linear of one output a label, and parameters beside that head."""
         labels = getattr(getattr(model, "config", None), "num_labels", None)
-        return labels is not None and _outputs(model, labels)
+        if labels is None or not _outputs(model, labels):
+            return False
+        heads = heads_of(model)
+        return any(not inside(name, heads) for name, _ in model.named_parameters())
 
     def check(self, task: Task) -> None:
         """Candidates are needed, in the modality of the encoder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Literal, final
@@ -64,6 +65,8 @@ class Matching(Backbone):
     @staticmethod
     def takes(model: nn.Module) -> bool:
         """See `Backbone.takes`."""
+        if re.search("For.*Classification", type(model).__name__):
+            return False
         return not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None
 
     def check(self, task: Task) -> None:
