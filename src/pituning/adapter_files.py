@@ -57,10 +57,12 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
     return {name: _read(folder / name) for name in names}
 
 
+@permitted(ExpertError)
 def _read(path: Path) -> bytes:
     try:
-        with permitted(ExpertError):
-            return read_file(path, follow=True)
+        return read_file(path, follow=True)
+    except PermissionError:
+        raise
     except (OSError, ValueError) as error:
         kind = "safetensors" if path.suffix == ".safetensors" else "JSON"
         raise ExpertError(

@@ -174,11 +174,13 @@ def _task_file(path: Path) -> Path:
     return found[0]
 
 
+@permitted(TaskError)
 def _parse(file: Path) -> Mapping[str, Any]:
     try:
-        with permitted(TaskError):
-            text = file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
         content = _json(text) if file.suffix == ".json" else yaml.load(text, UniqueKeyLoader)
+    except PermissionError:
+        raise
     except json.JSONDecodeError as fault:
         raise _invalid(file, f"line {fault.lineno}: {fault.msg}") from fault
     except yaml.MarkedYAMLError as fault:

@@ -274,19 +274,20 @@ def adopt(expert: Expert, backbone: Foundation, task: Task | None = None) -> Exp
 
 
 def introduced(expert: Expert, backbone: Foundation, task: Task | None = None) -> Expert:
-    """The card of an adapter that was trained elsewhere gets what backbone and task tell; others stay."""
+    """The card of an adapter that was trained elsewhere, or of no task, gets what backbone and task tell."""
     card = expert.card
-    if card.backbone.startswith("?"):
+    foreign = card.backbone.startswith("?")
+    if foreign:
         card = replace(card, backbone=backbone.fingerprint, backbone_name=backbone.name)
-        if task is not None:
-            card = replace(
-                card,
-                task=task.name,
-                source=task.source,
-                modality=task.modality,
-                metric=task.metric,
-                labels=list(task.candidates),
-            )
+    if task is not None and (foreign or card.task == UNKNOWN):
+        card = replace(
+            card,
+            task=task.name,
+            source=task.source,
+            modality=task.modality,
+            metric=task.metric,
+            labels=list(task.candidates),
+        )
     return replace(expert, card=card)
 
 

@@ -433,6 +433,17 @@ OPTIONS: dict[str, tuple[Case, tuple[str, ...]]] = {
         lambda w, t: ("predict", w.task("a"), "--pool", w.pool, "--setting", "paper"),
         ("needs its own in the pool", "embedded in another way", "--setting paper`, or leave --setting out"),
     ),
+    "an expert that is embedded otherwise, by two options": (
+        lambda w, t: (
+            *("predict", w.task("a"), "--pool", w.pool),
+            *("--at", "expert", "--labels", "sampled"),
+        ),
+        ("embedded in another way", "--labels sampled --at expert`, or leave --labels and --at out"),
+    ),
+    "an expert of other shots, to be embedded otherwise": (
+        lambda w, t: ("predict", w.task("a"), "--pool", w.pool, "--at", "expert", "--shots", "1"),
+        ("trained on other shots: give its own --shots and --seed.",),
+    ),
     "labels that no expert of the pool was embedded with": (
         lambda w, t: ("predict", w.task(), "--pool", w.pool, "--labels", "sampled"),
         (

@@ -298,7 +298,7 @@ def test_a_task_under_a_head_is_predicted_from_its_expert(
     other = call("predict", world.task("c"), "--pool", pool, "--shots", 2)
     assert (other.code, "on other shots: give its own --shots and --seed" in other.err) == (2, True)
     sampled = call("predict", world.task("a"), "--pool", pool, "--labels", "sampled")
-    assert (sampled.code, "leave out what says how to embed" in sampled.err) == (2, True)
+    assert (sampled.code, "leave --labels out" in sampled.err) == (2, True)
     outcome = call("predict", world.task("b"), "--pool", pool)
     assert (outcome.code, outcome.out) == (2, "")
     assert "or on a model with a head, needs its own in the pool" in outcome.err
@@ -717,6 +717,14 @@ def test_an_adapter_that_cannot_be_mixed_says_nothing_of_those_added_later(
     assert "not in delta space: dora uses use_dora, whose update is not a product B·A" in first
     added = call("pool", "add", pool, plain).out
     assert "it can be mixed in delta space\nnot in parameters space: the initialisation of plain" in added
+
+
+def test_a_name_that_is_taken_is_told_before_anything_is_embedded(
+    world: World, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pituning.cli.pool.embed", lambda *_, **__: pytest.fail("embedded"))
+    adding = ("pool", "add", pool, world.pool / "a", "--task", world.task("a"))
+    refuse(call(*adding), "'a' is taken", "--replace")
 
 
 def test_an_expert_of_another_task_or_model_is_not_taken_for_changed_data(

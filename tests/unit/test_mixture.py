@@ -25,7 +25,7 @@ from torch import nn
 
 from pituning.backbones.causal import Causal
 from pituning.errors import BackboneError, ExpertError, MixtureError
-from pituning.expert import Expert, attach_expert
+from pituning.expert import Expert, attach_expert, introduced
 from pituning.foundation import Frozen
 from pituning.interpolate import Mixture
 from pituning.train import TrainConfig, train_expert
@@ -128,6 +128,10 @@ def test_a_mixture_without_a_target_is_no_task_s() -> None:
     experts = [expert("a"), expert("b")]
     card = Mixture(frozen(), experts).collapse().card
     assert (card.name, card.task, card.data, card.source) == ("mixture", *["unknown"] * 3)
+    task = tiny.text_task()
+    known = introduced(Mixture(frozen(), experts).collapse(), frozen(), task).card
+    assert (known.task, known.source, known.data) == (task.name, task.source, "unknown")
+    assert introduced(experts[0], frozen(), task).card == experts[0].card
     assert Mixture(frozen(), experts, target="b").collapse().card.task == "b"
     assert Mixture(frozen(), experts[:1]).collapse(name="x").card.task == "a"
 

@@ -78,6 +78,19 @@ def read_options(
     return config(**{**defaults, **chosen, **fixed})
 
 
+def given_options(options: argparse.Namespace, config: type[Any], *, prefix: str = "") -> dict[str, Any]:
+    """Name of an option -> value, of the fields of `config` that the command line gives (without a prefix).
+
+    Args:
+        options: as parsed.
+        config: a dataclass.
+        prefix: of the names in another command.
+    """
+    given, before = vars(options), f"--{prefix}-" if prefix else "--"
+    names = [entry.name for entry in dataclasses.fields(config) if entry.name in given]
+    return {f"{before}{name.replace('_', '-')}": given[name] for name in names}
+
+
 def _destination(prefix: str, name: str) -> str:
     return f"{prefix}_{name}" if prefix else name
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from pituning.card import UNKNOWN
 from pituning.cli.backbones import add_backbone_options, given_or_known_backbone
 from pituning.cli.embed import as_trained
-from pituning.cli.options import add_options, read_options
+from pituning.cli.options import add_options, given_options, read_options
 from pituning.cli.tasks import pool_named, task_named
 from pituning.cli.terminal import progress_wanted, table
 from pituning.errors import PoolError, StaleEmbeddingError
@@ -101,14 +101,9 @@ def _as_wanted(
     known: TaskEmbedding, around: Neighborhood, config: FisherConfig, options: argparse.Namespace
 ) -> bool:
     """Whether an embedding is what the options say, or where they say nothing, what the pool has."""
-    if _says_how(options):
+    if given_options(options, FisherConfig):
         return known.config == config.hash
     return bool(options.name) or known.manner == config.manner or not around.compares(config)
-
-
-def _says_how(options: argparse.Namespace) -> bool:
-    """Whether any option says how a task is embedded."""
-    return any(entry.name in options for entry in fields(FisherConfig))
 
 
 def _embedded(
@@ -141,16 +136,18 @@ def _embedded(
 def _expert_first(few: Task, around: Neighborhood, config: FisherConfig, options: argparse.Namespace) -> str:
     """What to do where a task can be embedded with an expert of its own alone."""
     own = around.experts.get(few.name)
-    option = "setting paper" if config.setting == "paper" else "at expert"
-    place = f" --{'' if own else 'fisher-'}{option}" if config.where == "expert" else ""
     shots = "" if options.shots is None else f" --shots {options.shots}"
-    verb = f"pituning {'embed' if own else 'train'} {options.task} --pool {options.pool}{shots}{place}"
+    drawn = f"{shots} --seed {config.seed}" if shots and config.seed and own is None else shots
+    how = given_options(options, FisherConfig, prefix="" if own else "fisher")
+    verb = f"pituning {'embed' if own else 'train'} {options.task} --pool {options.pool}{drawn}"
+    verb = " ".join([verb, *(f"{name} {value}" for name, value in how.items())])
     if own is None:
         return f"Run `{verb} ...` first."
+    by_name = f"`--name {few.name}`"
     if own.card.data not in (few.fingerprint, UNKNOWN):
-        return f"It was trained on other shots: give its own --shots and --seed, or `--name {few.name}`."
-    other = f"pass `--name {few.name}` to take it as it is"
-    if _says_how(options):
-        other = f"leave --{option.split()[0]} out" if place else "leave out what says how to embed"
+        return "It was trained on other shots: give its own --shots and --seed" + (
+            "." if how else f", or {by_name}."
+        )
+    other = f"leave {' and '.join(how)} out" if how else f"pass {by_name} to take it as it is"
     alike = "other experts are compared where they are embedded alike"
     return f"It was embedded in another way: run `{verb}`, or {other}; {alike}."
