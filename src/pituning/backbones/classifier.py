@@ -19,7 +19,6 @@ from pituning.backbones.base import (
 from pituning.backbones.texts import encode, longest_input, require_words, text_or_pair
 from pituning.errors import BackboneError
 from pituning.foundation import shared_copy
-from pituning.methods.targets import inside
 from pituning.task import Example, Task
 
 
@@ -53,7 +52,7 @@ class Classifier(Backbone):
         if labels is None or not _outputs(model, labels):
             return False
         heads = heads_of(model)
-        return any(not inside(name, heads) for name, _ in model.named_parameters())
+        return any(name.partition(".")[0] not in heads for name, _ in model.named_parameters())
 
     def check(self, task: Task) -> None:
         """Candidates are needed, in the modality of the encoder."""
