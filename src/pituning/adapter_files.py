@@ -32,6 +32,7 @@ SIZES = ("init_r", "n_frequency", "num_virtual_tokens", "r", "target_r")
 HARMLESS = 64
 
 
+@permitted(ExpertError)
 def read_adapter(folder: Path) -> dict[str, bytes]:
     """File name -> content: weights, configuration and, where there is one, card.
 
@@ -57,7 +58,6 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
     return {name: _read(folder / name) for name in names}
 
 
-@permitted(ExpertError)
 def _read(path: Path) -> bytes:
     try:
         return read_file(path, follow=True)

@@ -8,7 +8,7 @@ from contextlib import nullcontext, suppress
 from filelock import FileLock, Timeout
 
 from pituning.agreement import Origin, disagreements
-from pituning.errors import ExpertError, PituningError, PoolError, StaleEmbeddingError
+from pituning.errors import PituningError, PoolError, StaleEmbeddingError
 from pituning.manifest import SCRATCH, entry_path, read_folder
 from pituning.places import LOCK
 from pituning.predict.embedding import EMBEDDING
@@ -53,7 +53,7 @@ def repair(shelf: Shelf) -> list[str]:
         _require_readable(shelf)
         done += ["finished or cleared what a killed writer left"] if left else []
         for path in store.strays():
-            if path.name == NEW or (path.name.startswith(WORK) and not path.is_symlink()):
+            if (path.name == NEW or path.name.startswith(WORK)) and not path.is_symlink():
                 with suppress(Timeout), FileLock(path / LOCK, timeout=0) if path.is_dir() else nullcontext():
                     delete(path)
                     done.append(f"{path.name}: deleted, it belongs to a run that has ended")
@@ -63,23 +63,16 @@ def repair(shelf: Shelf) -> list[str]:
             done += [f"{name}: {what}" for what in _mend(shelf, name)]
         for path in stray_files(shelf.path):
             done.append(f"{path.name}: moved to {store.quarantine(path)}")
-        there, wanted = read_records(shelf.path), joined(_records(shelf))
+        there, wanted = read_records(shelf.path), joined(shelf.record(name) for name in shelf)
         if len(there) != len(wanted) or any(lacking(there, wanted)):
             replace_records(shelf.path, wanted)
             done.append("made the sketches again")
     return done
 
 
-def _records(shelf: Shelf) -> Iterator[Records]:
-    """Of all that the installed PEFT can read."""
-    for name in shelf:
-        with suppress(ExpertError):
-            yield shelf.record(name)
-
-
 @permitted(PoolError)
 def _require_readable(shelf: Shelf) -> None:
-    """Raise PoolError before anything is changed where a file may not be read: it may be sound."""
+    """Raise PoolError before anything is mended where a file may not be read: it may be sound."""
     for name in shelf:
         files = [entry_path(shelf.path, name)]
         for folder in (shelf.path / name, shelf.path / SCRATCH / name):  # where a killed writer left it
@@ -98,11 +91,9 @@ def _mend(shelf: Shelf, name: str) -> Iterator[str]:
         for file in [file for file, fault in faults.items() if fault == "is stray"]:
             del faults[file]
             yield f"moved {file} to {store.quarantine(folder / file)}"
-        damage = "; ".join(f"{file} {fault}" for file, fault in faults.items() if {*faults} != {EMBEDDING})
-        expert = None if damage else shelf.expert(name, files)
-    except ExpertError:  # it is as it was added: another PEFT may read it, and `verify` tells
-        return
-    except PoolError as error:
+        damage = "; ".join(f"{file} {fault}" for file, fault in faults.items())
+        expert = None if set(faults) - {EMBEDDING} else shelf.expert(name, files)
+    except PituningError as error:
         if isinstance(error.__cause__, PermissionError):  # it may be sound
             raise
         damage, expert = error.given, None

@@ -147,7 +147,7 @@ def _label_folders(folder: Path) -> list[Path]:
 
 
 def _read_class_folders(folder: Path) -> tuple[Example, ...]:
-    files = [file for label in _label_folders(folder) for file in _pictures_in(label)]
+    files = [file for label in _label_folders(folder) for file in pictures_in(label)]
     all_files = {file for file in folder.rglob("*") if _is_picture(file) and file.is_file()}
     hidden = {file for file in all_files if any(p.startswith(".") for p in file.relative_to(folder).parts)}
     elsewhere = sorted(all_files - hidden - {*files})
@@ -165,7 +165,8 @@ def _read_class_folders(folder: Path) -> tuple[Example, ...]:
     )
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
+    """Files that are named as pictures, by name."""
     return sorted(file for file in folder.iterdir() if _is_picture(file))
 
 
@@ -177,7 +178,7 @@ def empty_folders(path: Path) -> list[str]:
     """The labels of a folder of pictures that have none."""
     if not path.is_dir() or _tables(path, "metadata"):
         return []
-    return [folder.name for folder in _label_folders(path) if not _pictures_in(folder)]
+    return [folder.name for folder in _label_folders(path) if not pictures_in(folder)]
 
 
 def _no_picture(file: Path, content: bytes) -> TaskError | None:
@@ -201,10 +202,8 @@ def _read_parquet(path: Path) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        with (
-            path.open("rb") as content,
-            pq.ParquetFile(content) as file,
-        ):  # not read_table: it takes columns from folders called a=b
+        # Not read_table, which takes columns from folders called a=b.
+        with path.open("rb") as content, pq.ParquetFile(content) as file:
             table = file.read()
         names = _class_names((table.schema.metadata or {}).get(b"huggingface"))
         return Table(path=path, columns=table.column_names, rows=table.to_pylist(), class_names=names)

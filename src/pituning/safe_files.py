@@ -66,9 +66,12 @@ def permitted(kind: type[PituningError]) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        path = str(error.filename)
-        fix = f"Its owner can permit it (`chmod u+rX {shlex.quote(path)}`); the folders above it count, too."
-        raise kind("files must be readable", f"{path}, which may not be read", fix) from error
+        if error.filename is None:
+            raise kind("files must be readable", str(error), "Its owner can permit it.") from error
+        path = Path(error.filename)
+        locked = next((one for one in reversed(path.parents) if not os.access(one, os.X_OK)), path)
+        fix = f"Its owner can permit it: `chmod u+rX {shlex.quote(str(locked))}`."
+        raise kind("files must be readable", f"{locked}, which may not be read", fix) from error
 
 
 def check_tensors(content: bytes) -> None:

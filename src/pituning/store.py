@@ -88,9 +88,15 @@ class Store:
                         write_facts(folder, init_seed)
         return cls(folder)
 
+    @permitted(PoolError)
     def __contains__(self, name: str) -> bool:
-        valid = isinstance(name, str) and NAME.fullmatch(name)
-        return bool(valid) and os.path.lexists(entry_path(self.path, name))
+        if not (isinstance(name, str) and NAME.fullmatch(name)):
+            return False
+        try:
+            os.lstat(entry_path(self.path, name))  # not lexists, which takes what it may not ask for missing
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def look(self, name: str) -> tuple[dict[str, bytes], list[str]]:
         """Files, and what is wrong with them, whatever a writer does meanwhile."""
@@ -238,8 +244,8 @@ class Store:
             entry = self.entry(name)
         except PoolError:
             return False
-        places = [read_folder(folder, entry)[1] for folder in (self.path / name, self.path / SCRATCH / name)]
-        return bool(places[0]) and not places[1]
+        _, faults = read_folder(self.path / name, entry)
+        return bool(faults) and not read_folder(self.path / SCRATCH / name, entry)[1]
 
     def quarantine(self, *paths: Path) -> str:
         """Move an expert's entry and folder, or a stray file, out of the way; nothing is deleted."""

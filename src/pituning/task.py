@@ -30,7 +30,7 @@ from pituning.inferred import (
     misfit,
     text_of,
 )
-from pituning.readers import TABLES, empty_folders, find_splits, names_of_labels, read_split
+from pituning.readers import TABLES, empty_folders, find_splits, names_of_labels, pictures_in, read_split
 from pituning.safe_files import permitted
 from pituning.settings import alike, setting_faults
 from pituning.spelling import did_you_mean, listed
@@ -363,11 +363,14 @@ def load_task(path: str | Path) -> Task:
         near = _named_as("train", said.folder)
         given = f"no train file in {said.folder}"
         if near:
-            given, fix = f"{given}, but {', '.join(path.name for path in near)}", _to_be_read(near[0]) or fix
+            given += f", but {', '.join(path.name for path in near)}"
+            hint = _to_be_read(near[0])
+            fix = hint if hint.startswith("Rename") else " Or: ".join(filter(None, (hint, fix)))
         raise TaskError("a task must have a train split", given, fix)
     for split in ("validation", "test"):
         for path in _named_as(split, said.folder) if split not in files else ():
-            if hint := _to_be_read(path):
+            hint = _to_be_read(path)
+            if hint.startswith("Rename") or (hint and files["train"].is_dir()):
                 log.warning("%s is not read: %s", path.name, hint)
     if said.dataset is None:
         data = _read_splits(files, said.columns, said.labels or ())
@@ -405,13 +408,13 @@ def _named_as(split: str, folder: Path) -> list[Path]:
 
 
 def _to_be_read(path: Path) -> str:
-    """What makes a table or a folder of pictures one that is found; "" of other files."""
+    """What makes a table or a folder of pictures one that is found; "" of what is neither."""
     small = path.name.lower()
     if small != path.name and Path(small).suffix in ("", *TABLES):
         return f"Rename {path.name} to {small}."
-    return (
-        f"Put its pictures into a folder for each label, as {path.name}/cat/1.png." if path.is_dir() else ""
-    )
+    if path.suffix or not path.is_dir() or not pictures_in(path):
+        return ""
+    return f"Put its pictures into a folder for each label, as {path.name}/cat/1.png."
 
 
 def _empty(columns: Sequence[str], modality: str, example: Example) -> Iterator[TaskError]:

@@ -571,16 +571,34 @@ def test_an_expert_is_read_whatever_a_killed_writer_left_of_it(
             pool.get("a")
 
 
-def test_repair_leaves_an_expert_that_the_installed_peft_cannot_read(pool: Pool) -> None:
-    changed = json.loads((pool.path / "a" / FILES[1]).read_text()) | {"newest": True}
-    card = json.loads((pool.path / "a" / FILES[2]).read_text()) | {"name": "x"}
-    stored(
-        pool, "x", adapter_config__json=json.dumps(changed).encode(), expert__json=json.dumps(card).encode()
-    )
-    told = pool.verify()
-    assert "must be a configuration of the installed PEFT" in told[0]
-    assert pool.repair() == []
-    assert pool.verify() == told
+def test_what_was_committed_is_kept_where_the_manifest_may_not_be_read(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, asking = pool.path / ".scratch" / "a", os.lstat
+    left.parent.mkdir()
+    (pool.path / "a").rename(left)
+
+    def locked(path: Any, *rest: Any, **options: Any) -> Any:
+        if Path(path).parent.name == ".manifest":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return asking(path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", locked)
+        for change in (pool.repair, lambda: pool.add(tiny("c"))):
+            with pytest.raises(PoolError, match=r"files must be readable; given: .*\.manifest"):
+                change()
+    assert same_tensors(pool.get("a"), tiny("a"))
+
+
+def test_a_rest_that_is_not_needed_is_cleared_without_a_look(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = pool.path / ".scratch" / "a"
+    shutil.copytree(pool.path / "a", left)
+    lock(monkeypatch, left)
+    pool.add(tiny("c"))
+    assert not left.exists()
 
 
 def test_repair_moves_a_link_whose_end_may_not_be_read(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

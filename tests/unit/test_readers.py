@@ -434,6 +434,13 @@ def test_a_split_that_is_not_read_is_told(tmp_path, caplog, file, told):
     assert caplog.messages == [told]
 
 
+def test_pictures_that_a_table_names_are_not_told_as_unread(tmp_path, caplog):
+    pictures(tmp_path, "test/1.png", "test/2.png")
+    (tmp_path / "train.csv").write_text("file_name,label\ntest/1.png,cat\ntest/2.png,dog\n")
+    load_task(tmp_path)
+    assert caplog.messages == []
+
+
 def test_a_label_that_no_training_picture_has_is_told_with_its_picture(tmp_path):
     pictures(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/bird/1.png")
     with pytest.raises(TaskError, match=r"row 1: .*test/bird/1\.png: label 'bird'"):

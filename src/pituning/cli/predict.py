@@ -143,11 +143,11 @@ def _expert_first(few: Task, around: Neighborhood, config: FisherConfig, options
     verb = " ".join([verb, *(f"{name} {value}" for name, value in how.items())])
     if own is None:
         return f"Run `{verb} ...` first."
+    said = [name for name in how if not (shots and name == "--seed")]  # which draws the shots, too
     by_name = f"`--name {few.name}`"
     if own.card.data not in (few.fingerprint, UNKNOWN):
-        return "It was trained on other shots: give its own --shots and --seed" + (
-            "." if how else f", or {by_name}."
-        )
-    other = f"leave {' and '.join(how)} out" if how else f"pass {by_name} to take it as it is"
+        fix = "It was trained on other shots: give its own --shots and --seed"
+        return f"{fix}." if said else f"{fix}, or {by_name}."
+    other = f"leave {' and '.join(said)} out" if said else f"pass {by_name} to take it as it is"
     alike = "other experts are compared where they are embedded alike"
     return f"It was embedded in another way: run `{verb}`, or {other}; {alike}."
