@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAIRS = {
     "mini20": "mini20, on ofa-mini",
-    "language": "Six real language tasks, on MiniLM, and AG News: experts of at most 2,000 examples",
+    "language": "The real language tasks, on MiniLM: experts of at most 2,000 examples",
 }
 CONTEST = [
     "## All methods, mini20 on ofa-mini, 16 shots",

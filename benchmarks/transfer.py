@@ -11,7 +11,7 @@ other seeds than 0 in results/transfer/SUITE/seed1. The gain of a neighbour is t
 of the target's own expert and it, tuned from almost the neighbour (weight 0.9), less that of the own expert;
 the tuned mixture counts, kept or not. Both stages go on where they were stopped; `--only` takes some of the
 targets, so that two processes can share the work. The pool is that of suites.py; the one of the results for
-`language` was made with `--pool-recipe benchmarks/language-transfer.yaml`, of their tasks and ag_news_small.
+`language` was made with `--pool-recipe benchmarks/language-transfer.yaml`.
 """
 
 from __future__ import annotations
