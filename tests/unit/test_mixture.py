@@ -195,7 +195,7 @@ def test_conv_layers_are_mixed() -> None:
     picture = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     collapsed = attach_expert(backbone, mixture.collapse())
     torch.testing.assert_close(collapsed(picture), mixture(picture), atol=1e-6, rtol=1e-5)
-    with pytest.raises(MixtureError, match="LoRA on Linear layers"):
+    with pytest.raises(MixtureError, match="defined for Linear layers"):
         Mixture(backbone, experts, space="delta")
 
 
