@@ -33,19 +33,14 @@ def row_faults(
     split: str, examples: Sequence[Example], faults_of: Callable[[Example], Iterator[TaskError]]
 ) -> list[TaskError]:
     """What `faults_of` finds in the examples of `split`, by kind; with the example's place, if it has one."""
-    return faults_by_kind(
-        split,
-        (
-            (
-                row,
-                TaskError(fault.must, f"{example.place}: {fault.given}", fault.fix)
-                if example.place
-                else fault,
-            )
-            for row, example in enumerate(examples, 1)
-            for fault in faults_of(example)
-        ),
-    )
+    rows = enumerate(examples, 1)
+    found = ((row, _placed(fault, example)) for row, example in rows for fault in faults_of(example))
+    return faults_by_kind(split, found)
+
+
+def _placed(fault: TaskError, example: Example) -> TaskError:
+    given = f"{example.place}: {fault.given}" if example.place else fault.given
+    return TaskError(fault.must, given, fault.fix)
 
 
 def image_faults(example: Example) -> Iterator[TaskError]:

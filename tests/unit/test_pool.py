@@ -527,19 +527,21 @@ def test_a_file_that_may_not_be_read_keeps_nobody_from_writing(
     assert same_tensors(pool.get("c"), tiny("c"))
 
 
+def forbidding(asking: Any, forbidden: Callable[[Path], bool]) -> Any:
+    """This function of a path, as if permissions forbade it for some."""
+
+    def asked(path: Any, *rest: Any, **options: Any) -> Any:
+        if forbidden(Path(path)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return asking(path, *rest, **options)
+
+    return asked
+
+
 def lock(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """As if the files in this folder might not be read."""
-
-    def unless_locked(opening: Any) -> Any:
-        def locked(path: Any, *rest: Any, **options: Any) -> Any:
-            if Path(path).parent == folder:
-                raise PermissionError(errno.EACCES, "Permission denied", str(path))
-            return opening(path, *rest, **options)
-
-        return locked
-
-    patch.setattr(Path, "open", unless_locked(Path.open))
-    patch.setattr(os, "open", unless_locked(os.open))
+    for holder in (Path, os):
+        patch.setattr(holder, "open", forbidding(holder.open, lambda path: path.parent == folder))
 
 
 def test_repair_loses_nothing_that_a_killed_writer_left_and_may_not_be_read(
@@ -574,17 +576,11 @@ def test_an_expert_is_read_whatever_a_killed_writer_left_of_it(
 def test_what_was_committed_is_kept_where_the_manifest_may_not_be_read(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left, asking = pool.path / ".scratch" / "a", os.lstat
+    left = pool.path / ".scratch" / "a"
     left.parent.mkdir()
     (pool.path / "a").rename(left)
-
-    def locked(path: Any, *rest: Any, **options: Any) -> Any:
-        if Path(path).parent.name == ".manifest":
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return asking(path, *rest, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "lstat", locked)
+        patch.setattr(os, "lstat", forbidding(os.lstat, lambda path: path.parent.name == ".manifest"))
         for change in (pool.repair, lambda: pool.add(tiny("c"))):
             with pytest.raises(PoolError, match=r"files must be readable; given: .*\.manifest"):
                 change()
@@ -602,16 +598,10 @@ def test_a_rest_that_is_not_needed_is_cleared_without_a_look(
 
 
 def test_repair_moves_a_link_whose_end_may_not_be_read(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, opening = pool.path / "a" / FILES[2], Path.open
+    file = pool.path / "a" / FILES[2]
     file.unlink()
     file.symlink_to("../b/expert.json")
-
-    def locked(path: Path, *rest: Any, **options: Any) -> Any:
-        if path == file:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return opening(path, *rest, **options)
-
-    monkeypatch.setattr(Path, "open", locked)
+    monkeypatch.setattr(Path, "open", forbidding(Path.open, lambda path: path == file))
     assert pool.repair()[0].startswith("a: moved to .quarantine/a-1, for expert.json is a link")
 
 
